@@ -1,0 +1,75 @@
+# `make` alone lists what there is. Every target sets up what it needs by itself;
+# python3, make and a package index are enough to begin with.
+
+UV      := scripts/uv
+BIN     := .venv/bin
+READY   := .venv/.ready
+SUITES  := $(wildcard tests/unit tests/integration tests/conformance tests/escape tests/chaos)
+COVER   := --cov --cov-report=term --cov-report=html --cov-report=xml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup dev run test test-unit test-integration test-fast test-coverage escape bench \
+	bench-smoke docs check quality-check lint lint-fix format format-check types imports clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' Makefile
+
+$(READY): pyproject.toml uv.lock
+	$(UV) sync --all-groups $(if $(CI),--locked)
+	@touch $@
+
+setup: $(READY) ## .venv with everything in it
+dev: setup ## the same, under the name some expect
+
+run: setup ## real code on real data behind the walls, then three hostile programs
+	$(BIN)/python examples/tour.py
+
+test: setup ## every suite, with coverage (coverage/html, coverage/coverage.xml)
+	$(BIN)/python -m pytest $(SUITES) $(COVER)
+
+test-coverage: test ## the same
+
+test-unit: setup ## one module at a time
+	$(BIN)/python -m pytest tests/unit
+
+test-fast: setup ## unit tests, quiet, stop at the first failure
+	$(BIN)/python -m pytest tests/unit -q -x
+
+test-integration: setup ## the rooms together
+	$(BIN)/python -m pytest tests/integration
+
+escape: setup ## attacks on the walls
+	$(BIN)/python -m pytest tests/escape
+
+bench: setup ## the numbers, beside what one would use instead
+	$(BIN)/saggar bench
+
+bench-smoke: setup ## the same code paths, a few runs each
+	$(BIN)/saggar bench --smoke
+
+docs: setup ## the pages as HTML in build/docs; fails on a broken link
+	$(BIN)/python scripts/docs.py build/docs
+
+check: lint format-check types imports ## everything but the tests
+quality-check: check ## the same
+
+lint: setup ## ruff
+	$(BIN)/ruff check
+
+lint-fix: setup ## ruff, repairing what it can
+	$(BIN)/ruff check --fix
+
+format: setup ## lay the code out
+	$(BIN)/ruff format
+
+format-check: setup ## is the code laid out
+	$(BIN)/ruff format --check
+
+types: setup ## mypy
+	$(BIN)/mypy
+
+imports: setup ## which room may import which
+	$(BIN)/lint-imports --no-logo
+
+clean: ## what can be made again
+	rm -rf .cache .venv build coverage dist
