@@ -1,0 +1,90 @@
+"""What a program finds around it: packages, preloads, host paths, another interpreter."""
+
+import re
+from typing import Annotated, Final, Self
+
+from pydantic import AfterValidator
+
+from saggar.model.paths import absolute, is_inside, printable
+from saggar.model.value import Value
+
+_RESERVED: Final = ("/proc", "/sys", "/dev")
+# The start of a PEP 508 requirement; what follows is for the installer to judge.
+_REQUIREMENT: Final = re.compile(
+    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[A-Za-z0-9._,\s-]*\])?\s*"
+    r"(?:(?P<at>@)\s*(?P<url>\S+)(?:\s.*)?|[=<>!~;(].*)?"
+)
+_REMOTE: Final = ("https://", "git+https://")
+# An installer prefers a file of such a name to the package.
+_ARCHIVES: Final = (".whl", ".zip", ".gz", ".bz2", ".xz", ".zst", ".tar", ".tgz")
+
+
+def _target(path: str) -> str:
+    path = absolute(path)
+    if path == "/" or any(is_inside(path, reserved) for reserved in _RESERVED):
+        raise ValueError(f"nothing can be mounted at {path!r}")
+    return path
+
+
+def _package(requirement: str) -> str:
+    """
+    A requirement that can only name a package.
+
+    It ends up on an installer's command line, on the host: an option, a second line, or the
+    path of a project (whose build would run there) must not get through.
+    """
+    requirement = printable(requirement.strip(), "a package")
+    found = _REQUIREMENT.fullmatch(requirement) if len(requirement) <= 1000 else None
+    if found is None or re.search(r"\s-", requirement):
+        raise ValueError(f"wanted a package such as 'numpy==2.*', found {requirement!r:.80}")
+    if found["name"].lower().endswith(_ARCHIVES):
+        raise ValueError(f"wanted the name of a package, found that of a file: {requirement!r:.80}")
+    if found["at"] and not found["url"].startswith(_REMOTE):
+        raise ValueError(f"a package comes from an index or an https URL only: {requirement!r:.80}")
+    return requirement
+
+
+def _module(name: str) -> str:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"wanted a module such as 'numpy.linalg', found {name!r:.80}")
+    return name
+
+
+def _python(python: str) -> str:
+    python = printable(python, "python")
+    if python.startswith("/"):
+        return absolute(python)
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+){0,2}", python):
+        raise ValueError(
+            f"wanted an absolute path or a version such as '3.12', found {python!r:.80}"
+        )
+    return python
+
+
+class Mount(Value):
+    """A folder or file of the host that the program finds at `target`."""
+
+    source: Annotated[str, AfterValidator(absolute)]
+    target: Annotated[str, AfterValidator(_target)]
+    read_only: bool = True
+
+
+class Environment(Value):
+    """What is installed around a program. The empty one has the standard library only."""
+
+    packages: tuple[Annotated[str, AfterValidator(_package)], ...] = ()
+    """Requirements, installed once into a layer of their own."""
+    preload: tuple[Annotated[str, AfterValidator(_module)], ...] = ()
+    """Modules that are imported before the program arrives."""
+    python: Annotated[str, AfterValidator(_python)] | None = None
+    """Another interpreter: its absolute path or its version. None: the one that runs Saggar."""
+    host_packages: bool = False
+    """Whether the packages installed beside Saggar are visible, read-only."""
+    mounts: tuple[Mount, ...] = ()
+    root: Annotated[str, AfterValidator(absolute)] | None = None
+    """A folder of the host to use as the root directory instead of the host's /usr."""
+
+    @classmethod
+    def host(cls) -> Self:
+        """The packages installed beside Saggar, and nothing else."""
+        return cls(host_packages=True)

@@ -1,0 +1,80 @@
+"""What a run may consume."""
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import BeforeValidator, Field
+
+from saggar.model.quantity import Bytes, Count, MiB, Seconds, TiB
+from saggar.model.value import Value
+
+_WEEK: Final = 7 * 86400
+
+
+def _number(cores: object) -> object:
+    if isinstance(cores, bool):
+        raise ValueError(f"wanted a number of cores such as 1.5, found {cores!r}")
+    return cores
+
+
+_Time = Annotated[Seconds, Field(gt=0, le=_WEEK)]
+_Size = Annotated[Bytes, Field(gt=0, le=16 * TiB)]
+# The kernel knows no process number and, by default, no descriptor above these.
+_Processes = Annotated[Count, Field(gt=0, le=1 << 22)]
+_Descriptors = Annotated[Count, Field(gt=0, le=1 << 20)]
+_Inodes = Annotated[Count, Field(gt=0, le=1 << 31)]
+_Cores = Annotated[float, BeforeValidator(_number), Field(gt=0, le=4096, allow_inf_nan=False)]
+
+
+class Limits(Value):
+    """What a run may consume. Every limit is finite."""
+
+    if TYPE_CHECKING:
+        # Every quantity may be written as text, which the types of the fields do not say.
+        def __init__(  # noqa: PLR0913  (one for each limit)
+            self,
+            *,
+            wall: float | str = ...,
+            grace: float | str = ...,
+            cpu: float | str = ...,
+            cpu_share: float = ...,
+            memory: int | str = ...,
+            processes: int = ...,
+            open_files: int = ...,
+            file_size: int | str = ...,
+            disk: int | str = ...,
+            inodes: int = ...,
+            output: int | str = ...,
+        ) -> None: ...
+
+    wall: _Time = 10.0
+    """Time from the start to the soft deadline, at which the program is interrupted."""
+    grace: _Time = 1.0
+    """Time from the soft deadline to the hard one, at which it is killed."""
+    cpu: _Time = 10.0
+    """Processor time of the whole process tree."""
+    cpu_share: _Cores = 1.0
+    """How many cores it may keep busy."""
+    memory: _Size = 256 * MiB
+    """Peak of the whole process tree, not of one process."""
+    processes: _Processes = 64
+    """Processes and threads alive at once."""
+    open_files: _Descriptors = 256
+    """Open descriptors of one process."""
+    file_size: _Size = 64 * MiB
+    """Length of one file."""
+    disk: _Size = 64 * MiB
+    """Bytes in the writable folders together."""
+    inodes: _Inodes = 10_000
+    """Files and folders in the writable folders together."""
+    output: _Size = MiB
+    """Bytes of stdout and stderr that are kept, together."""
+
+    def within(self, ceiling: "Limits") -> "Limits":
+        """The smaller of each limit."""
+        ours = vars(self)
+        changes = {name: most for name, most in vars(ceiling).items() if most < ours[name]}
+        return self.replace(**changes) if changes else self
+
+
+LIMIT_NAMES: Final = tuple(Limits.model_fields)
+"""The names of all limits, as a policy's `best_effort` and a result's `limit` spell them."""

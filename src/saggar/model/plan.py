@@ -1,0 +1,84 @@
+"""What languages, environments and drivers tell each other: plans, layers, capabilities."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from saggar.model.policy import Network, Rung
+from saggar.model.task import File
+from saggar.model.value import Value
+
+
+class Plan(Value):
+    """How a language runs a task."""
+
+    files: tuple[File, ...] = ()
+    argv: tuple[str, ...] | None = None
+    """What to execute. None: the guest's own runner runs it."""
+    compile: tuple[str, ...] | None = None
+    """What to execute first, if anything."""
+    guest: Mapping[str, Any] = {}
+    """What the guest's runner is told; JSON."""
+
+
+class Layer(Value):
+    """A folder of the host that a sandbox sees, read-only."""
+
+    path: str
+    """Where it is on the host."""
+    target: str
+    """Where it appears inside."""
+    python_path: bool = False
+    """Whether Python looks for modules in it."""
+
+
+class Support(Value):
+    """Whether a limit is enforced here, by what, and if not, why."""
+
+    enforced: bool
+    how: str = ""
+    why_not: str = ""
+
+
+class Capabilities(Value):
+    """What a driver can do on this machine, found by trying."""
+
+    driver: str
+    available: bool
+    rung: Rung | None = None
+    """The strongest wall it can build here."""
+    limits: Mapping[str, Support] = {}
+    reasons: tuple[str, ...] = ()
+    """Why it is not available, or why its rung is not a higher one."""
+    recipes: Mapping[str, str] = {}
+    """What to do about it, by the name of the surroundings (docker, kubernetes, ubuntu)."""
+    warm: bool = False
+    """Whether it can keep children parked."""
+
+    def enforces(self, limit: str) -> bool:
+        """Whether `limit` holds here."""
+        return limit in self.limits and self.limits[limit].enforced
+
+    def why(self, limit: str) -> str:
+        """Why `limit` is not enforced here; empty if it is."""
+        if limit not in self.limits:
+            return f"{self.driver} has no way to limit {limit}"
+        support = self.limits[limit]
+        return "" if support.enforced else support.why_not
+
+
+@dataclass(frozen=True, slots=True)
+class WarmKey:
+    """What a parked child was made for; a run takes only a child of exactly its own key."""
+
+    interpreter: str
+    environment: str
+    """The environment's digest."""
+    preload: tuple[str, ...] = ()
+    network: Network = Network.NONE
+    mounts: tuple[tuple[str, str, bool], ...] = ()
+    """Source, target, whether it is read-only."""
+    root: str | None = None
+    rung: Rung = Rung.JAIL
+    host_packages: bool = False
+    tenant: str = ""

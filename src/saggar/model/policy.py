@@ -1,0 +1,186 @@
+"""
+What a run may touch. `Policy()` is the closed one: no network, no mounts, everything finite.
+
+Whatever a task or a caller can ask for is governed here, and nowhere else.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field, PlainSerializer
+
+from saggar.errors import PolicyDenied
+from saggar.model.environment import Environment
+from saggar.model.limits import LIMIT_NAMES, Limits
+from saggar.model.paths import absolute, is_inside, printable
+from saggar.model.program import ALL_KINDS, CodeKind
+from saggar.model.task import Task
+from saggar.model.value import Value
+
+
+class _Ladder(StrEnum):
+    """Names in an order: the later, the higher. Compared by place, not by letters."""
+
+    def __init__(self, _name: str) -> None:
+        self._place = len(type(self).__members__)
+
+    def __lt__(self, other: str) -> bool:
+        return self._place < type(self)(other)._place
+
+    def __le__(self, other: str) -> bool:
+        return self._place <= type(self)(other)._place
+
+    def __gt__(self, other: str) -> bool:
+        return self._place > type(self)(other)._place
+
+    def __ge__(self, other: str) -> bool:
+        return self._place >= type(self)(other)._place
+
+
+class Rung(_Ladder):
+    """How strong a wall is, weakest first."""
+
+    PROCESS = "process"
+    LANDLOCK = "landlock"
+    JAIL = "jail"
+    CONTAINER = "container"
+    GVISOR = "gvisor"
+
+
+class Network(_Ladder):
+    """What of the network there is, least first: none, a loopback of its own, the host's."""
+
+    NONE = "none"
+    LOOPBACK = "loopback"
+    HOST = "host"
+
+
+def _outermost(prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    """Sorted, without those that are inside another: one spelling for one meaning."""
+    found: list[str] = []
+    for prefix in sorted(set(prefixes), key=lambda path: path.split("/")):
+        if not any(is_inside(prefix, other) for other in found):
+            found.append(prefix)
+    return tuple(found)
+
+
+def _image(image: str) -> str:
+    return printable(image, "an image")
+
+
+def _limit_name(name: str) -> str:
+    if name not in LIMIT_NAMES:
+        raise ValueError(f"no limit named {name!r:.60}; there are: {', '.join(LIMIT_NAMES)}")
+    return name
+
+
+# A set has no order, and JSON that differs from one process to the next has no digest.
+_Sorted: Final = PlainSerializer(sorted, return_type=list[str], when_used="json")
+_Prefix = Annotated[str, AfterValidator(absolute)]
+
+
+class Policy(Value):
+    """What a run may touch."""
+
+    isolation: Rung = Rung.JAIL
+    """The weakest wall that will do."""
+    limits: Limits = Limits.model_construct()
+    network: Network = Network.NONE
+    mounts: Annotated[tuple[_Prefix, ...], AfterValidator(_outermost)] = ()
+    """Paths of the host that an environment may use, with everything below them."""
+    images: tuple[Annotated[str, AfterValidator(_image)], ...] = ()
+    host_packages: bool = False
+    accept: Annotated[frozenset[CodeKind], Field(min_length=1), _Sorted] = ALL_KINDS
+    """The forms of code that may run; {"named"} is production mode."""
+    best_effort: Annotated[frozenset[Annotated[str, AfterValidator(_limit_name)]], _Sorted] = (
+        frozenset()
+    )
+    """Limits that may go unenforced where a driver cannot enforce them."""
+
+    def within(self, ceiling: "Policy") -> "Policy":
+        """
+        This policy, narrowed so that it allows nothing `ceiling` does not.
+
+        Raises:
+            PolicyDenied: A field asks for more and cannot be narrowed (code forms, network).
+        """
+        if self.network > ceiling.network:
+            raise PolicyDenied(
+                f"policy.network: {self.network} was asked for, at most {ceiling.network}"
+                f" is allowed; the ceiling would have to be Policy(network={self.network.value!r})"
+            )
+        narrowed = {
+            "isolation": max(self.isolation, ceiling.isolation),
+            "limits": self.limits.within(ceiling.limits),
+            "mounts": _common(self.mounts, ceiling.mounts),
+            "images": tuple(image for image in self.images if image in ceiling.images),
+            "host_packages": self.host_packages and ceiling.host_packages,
+            "accept": _accepted_by_both(self.accept, ceiling.accept),
+            "best_effort": self.best_effort & ceiling.best_effort,
+        }
+        changes = {name: value for name, value in narrowed.items() if value != getattr(self, name)}
+        return self.replace(**changes) if changes else self
+
+    def admit(self, task: Task) -> None:
+        """
+        Let `task` pass, or say which of its wishes is refused.
+
+        Raises:
+            PolicyDenied: It asks for something that this policy does not allow.
+        """
+        kind = task.program.code.kind
+        if kind not in self.accept:
+            raise _denied("program.code.kind", kind, f"accept={{{kind.value!r}, ...}}", self.accept)
+        self._admit_environment(task.program.environment)
+
+    def _admit_environment(self, environment: Environment) -> None:
+        if environment.host_packages and not self.host_packages:
+            raise _denied("environment.host_packages", True, "host_packages=True")
+        for field, path in _host_paths(environment):
+            if not any(is_inside(path, prefix) for prefix in self.mounts):
+                remedy = f"mounts=({path!r},)"
+                raise _denied(f"environment.{field}", path, remedy, self.mounts)
+
+
+def _host_paths(environment: Environment) -> list[tuple[str, str]]:
+    """Every path of the host that would become visible, with the field that names it."""
+    paths = [("mounts", mount.source) for mount in environment.mounts]
+    if environment.root is not None:
+        paths.append(("root", environment.root))
+    # An interpreter brings its whole prefix along. What is in /usr is visible anyway.
+    python = environment.python or ""
+    if python.startswith("/") and not is_inside(python, "/usr"):
+        paths.append(("python", python))
+    return paths
+
+
+def _common(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
+    """The prefixes of the paths that both allow: of two, the one inside the other."""
+    if not ours or not theirs:
+        return ()
+    inside = [path for path in ours if any(is_inside(path, other) for other in theirs)]
+    around = [path for path in theirs if any(is_inside(path, other) for other in ours)]
+    return _outermost((*inside, *around))
+
+
+def _accepted_by_both(
+    ours: frozenset[CodeKind], theirs: frozenset[CodeKind]
+) -> frozenset[CodeKind]:
+    if both := ours & theirs:
+        return both
+    raise PolicyDenied(
+        f"policy.accept: {_listed(ours)} was asked for, only {_listed(theirs)} is allowed"
+    )
+
+
+def _denied(
+    field: str, asked: object, remedy: str, allowed: frozenset[CodeKind] | tuple[str, ...] = ()
+) -> PolicyDenied:
+    return PolicyDenied(
+        f"{field}: {asked} was asked for, the policy allows {_listed(allowed)};"
+        f" allow it with Policy({remedy})"
+    )
+
+
+def _listed(names: frozenset[CodeKind] | tuple[str, ...]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,92 @@
+import pytest
+
+from saggar.errors import InvalidTask
+from saggar.model import Environment, Mount
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "numpy",
+        "numpy==2.*",
+        "numpy >= 1, < 3",
+        "discord.py",
+        "uvicorn[standard]>=0.30",
+        "tomli; python_version < '3.11'",
+        "zope.interface~=7.0",
+        "thing @ https://example.org/thing-1.0-py3-none-any.whl",
+        "thing @ git+https://example.org/thing.git@v1",
+    ],
+)
+def test_a_requirement_is_taken_as_it_is(package):
+    assert (package,) == Environment(packages=(package,)).packages
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "",
+        "-r requirements.txt",
+        "--index-url=https://example.org",
+        "-e .",
+        "numpy --index-url https://example.org",
+        "numpy\t-e .",
+        "numpy\n--pre",
+        "numpy\r\nother",
+        "numpy\0",
+        "numpy\u2028--pre",
+        ".",
+        "./evil",
+        "../evil",
+        "/tmp/evil",
+        "~/evil",
+        "evil/project",
+        "numpy scipy",
+        "evil-1.0-py3-none-any.whl",
+        "evil.tar.gz",
+        "evil @ file:///tmp/evil",
+        "evil @ ./evil",
+        "evil @ /tmp/evil",
+        "évil",
+        "x" * 2000,
+        " " * 900 + "x" + " " * 900 + "y",
+    ],
+)
+def test_nothing_but_a_package_gets_through(package):
+    with pytest.raises(InvalidTask, match=r"^environment\.packages\.0: "):
+        Environment(packages=(package,))
+
+
+@pytest.mark.parametrize("module", ["", "a b", "a;b", "a..b", ".a", "1a", "a\nb", "import os"])
+def test_what_is_preloaded_is_a_module(module):
+    with pytest.raises(InvalidTask, match="wanted a module"):
+        Environment(preload=(module,))
+
+
+@pytest.mark.parametrize(
+    ("expected", "python"), [("3.12", "3.12"), ("/opt/python", "/opt//x/../python")]
+)
+def test_an_interpreter_is_a_version_or_a_path(expected, python):
+    assert expected == Environment(python=python).python
+
+
+@pytest.mark.parametrize("python", ["", "-c", "python3", "bin/python", "3.12; x", "/a\nb"])
+def test_an_interpreter_that_could_be_anything_is_refused(python):
+    with pytest.raises(InvalidTask, match=r"^environment\.python: "):
+        Environment(python=python)
+
+
+def test_a_mount_has_one_spelling():
+    mount = Mount(source="//data/./a/../b/", target="/data//b")
+
+    assert ("/data/b", "/data/b") == (mount.source, mount.target)
+
+
+@pytest.mark.parametrize("target", ["/", "/proc", "/proc/self", "/sys/fs", "/dev/shm", "/a/../dev"])
+def test_nothing_is_mounted_over_what_the_walls_are_made_of(target):
+    with pytest.raises(InvalidTask, match="nothing can be mounted"):
+        Mount(source="/data", target=target)
+
+
+def test_the_host_environment_has_the_packages_of_the_host_and_nothing_else():
+    assert Environment(host_packages=True) == Environment.host()

@@ -1,0 +1,137 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from saggar import config
+from saggar.config import Settings
+from saggar.errors import InvalidTask, PlatformError, UsageError
+from saggar.model import Limits, Network, Policy
+
+
+@pytest.fixture
+def environ(monkeypatch):
+    """No variables of ours but those a test sets."""
+    for name in list(os.environ):
+        if name.startswith(("SAGGAR_", "XDG_")):
+            monkeypatch.delenv(name)
+    return monkeypatch.setenv
+
+
+def test_nothing_set_means_the_defaults(environ):
+    assert Settings() == config.load()
+
+
+def test_settings_come_from_the_environment(environ):
+    environ("SAGGAR_DRIVER", "process")
+    environ("SAGGAR_WARM", "8")
+    environ("SAGGAR_CACHE_DIR", "/somewhere")
+    environ("SAGGAR_CEILING__NETWORK", "loopback")
+    environ("SAGGAR_CEILING__LIMITS__MEMORY", "1GiB")
+
+    ceiling = Policy(network=Network.LOOPBACK, limits=Limits(memory="1GiB"))
+    expected = Settings(driver="process", warm=8, cache_dir=Path("/somewhere"), ceiling=ceiling)
+
+    assert expected == config.load()
+
+
+def test_a_bad_variable_is_a_usage_error_that_names_the_setting(environ):
+    environ("SAGGAR_CEILING__LIMITS__MEMORY", "lots")
+
+    with pytest.raises(UsageError, match=r"^settings\.ceiling\.limits\.memory: wanted a size"):
+        config.load()
+
+
+def test_a_variable_that_cannot_be_read_is_a_usage_error(environ):
+    environ("SAGGAR_CEILING", "not json")
+
+    with pytest.raises(UsageError, match=r"^settings\.ceiling: must be a valid dictionary"):
+        config.load()
+
+
+def test_a_setting_that_does_not_exist_is_refused():
+    with pytest.raises(InvalidTask, match="did you mean 'driver'"):
+        Settings(drivr="jail")  # type: ignore[call-arg]
+
+
+def test_without_variables_of_ours_pydantic_settings_is_not_imported():
+    code = """
+import sys
+from saggar import config
+config.load(), config.cache_dir()
+assert "pydantic_settings" not in sys.modules
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SAGGAR_")}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=kept, capture_output=True, text=True, check=False
+    )
+
+    assert (0, "") == (run.returncode, run.stderr)
+
+
+def test_the_cache_is_where_xdg_says(environ, tmp_path):
+    environ("XDG_CACHE_HOME", str(tmp_path))
+
+    assert tmp_path / "saggar" == config.cache_dir()
+    assert (tmp_path / "saggar").is_dir()
+
+
+def test_a_relative_xdg_path_is_ignored(environ, tmp_path):
+    environ("XDG_CACHE_HOME", "somewhere")
+    environ("HOME", str(tmp_path))
+
+    assert tmp_path / ".cache" / "saggar" == config.cache_dir()
+
+
+def test_a_setting_goes_before_the_default(tmp_path):
+    settings = Settings(cache_dir=tmp_path / "layers", runtime_dir=tmp_path / "run")
+
+    assert tmp_path / "layers" == config.cache_dir(settings)
+    assert tmp_path / "run" == config.runtime_dir(settings)
+
+
+def test_the_runtime_folder_is_ours_alone(tmp_path):
+    path = config.runtime_dir(Settings(runtime_dir=tmp_path / "run"))
+
+    assert 0o700 == path.stat().st_mode & 0o777
+
+
+def test_a_runtime_folder_that_others_could_enter_is_closed(tmp_path):
+    tmp_path.chmod(0o755)
+
+    path = config.runtime_dir(Settings(runtime_dir=tmp_path))
+
+    assert 0o700 == path.stat().st_mode & 0o777
+
+
+def test_a_runtime_folder_that_others_could_write_to_is_refused(tmp_path):
+    tmp_path.chmod(0o770)
+
+    with pytest.raises(PlatformError, match="not a folder that only we can write to"):
+        config.runtime_dir(Settings(runtime_dir=tmp_path))
+
+
+def test_a_link_is_not_taken_for_the_runtime_folder(tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(PlatformError, match="not a folder that only we"):
+        config.runtime_dir(Settings(runtime_dir=tmp_path / "run"))
+
+
+@pytest.mark.root
+def test_a_runtime_folder_of_somebody_else_is_refused(tmp_path):
+    tmp_path.chmod(0o700)
+    os.chown(tmp_path, 12345, 12345)
+
+    with pytest.raises(PlatformError, match="not a folder that only we"):
+        config.runtime_dir(Settings(runtime_dir=tmp_path))
+
+
+def test_a_folder_that_cannot_be_made_names_the_variable(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(PlatformError, match="SAGGAR_CACHE_DIR"):
+        config.cache_dir(Settings(cache_dir=tmp_path / "file" / "below"))
