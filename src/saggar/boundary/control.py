@@ -1,0 +1,48 @@
+"""
+What the host and a fork server say to each other: fixed records over a sequenced-packet socket.
+
+The host asks (`PARK`, and `REMOVE` for a folder it has finished with); the server and its children
+answer (`PARKED`, with descriptors, `GONE`, `FAILED`). Records are structs and the only text is an error's, since a fork server that imported
+somebody's package is less trusted than the host.
+"""
+
+import struct
+from collections import namedtuple
+
+PARK, PARKED, GONE, FAILED, REMOVE = range(1, 6)
+
+RECORD = struct.Struct("<BxxxIidQ")
+MAX_RECORD = 16_384
+
+DESCRIPTORS = ("channel", "stdin", "stdout", "stderr", "work", "process", "space", "init")
+"""What comes with `PARKED`, in this order; the last two are missing on the landlock rung."""
+
+Record = namedtuple("Record", "kind serial status cpu memory text")
+Record.__doc__ = """
+kind, serial of the child, and for `GONE` its wait status, CPU seconds and peak resident bytes.
+
+`text` is why, for `FAILED`, and for `PARKED` the work folder as the child calls it.
+"""
+
+
+def pack(
+    kind: int, serial: int, status: int = 0, cpu: float = 0.0, memory: int = 0, text: str = ""
+) -> bytes:
+    """A record as it goes over the socket."""
+    encoded = text.encode("utf-8", "replace")[: MAX_RECORD - RECORD.size]
+    return RECORD.pack(kind, serial, status, cpu, memory) + encoded
+
+
+def unpack(data: bytes) -> Record:
+    """The record in one packet; `struct.error` when it is none."""
+    head = RECORD.unpack_from(data)
+    return Record(*head, data[RECORD.size :].decode("utf-8", "replace"))
+
+
+def reason(exc: BaseException) -> str:
+    """What went wrong and in which function of ours, in one line, for a `FAILED` record."""
+    where = exc.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = f" (in {where.tb_frame.f_code.co_name}, line {where.tb_lineno})" if where else ""
+    return f"{type(exc).__name__}: {exc}{place}"

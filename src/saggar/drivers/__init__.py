@@ -1,0 +1,1 @@
+"""How a wall is built: one driver, one file or folder; none imports another."""

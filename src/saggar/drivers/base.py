@@ -1,0 +1,137 @@
+"""
+What a driver offers the engine: the sockets that walls are plugged into.
+
+Protocols only, and the values they share. A driver knows no language; the engine knows no driver.
+"""
+
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from saggar.model.limits import Limits
+from saggar.model.plan import Capabilities, Layer, WarmKey
+from saggar.model.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How the first process of a tree ended, once the whole tree is dead."""
+
+    code: int | None
+    signal: int | None
+    cpu: float | None = None
+    """Seconds, of it and of the children it waited for."""
+    memory: int | None = None
+    """Peak resident bytes of the largest one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a tree has used so far, measured from outside; None where it cannot be measured."""
+
+    cpu: float | None = None
+    memory: int | None = None
+    """Peak bytes."""
+    current: int | None = None
+    """Bytes now."""
+    processes: int | None = None
+    oom_kills: int = 0
+    refused_forks: int = 0
+
+
+class Process(Protocol):
+    """
+    A tree behind finished walls: parked, it waits for its one task; released, it is dead.
+
+    It serves once. Whoever parks it either claims and runs it, or releases it at once.
+    """
+
+    isolation: str
+    """The rung that holds."""
+    channel: socket.socket
+    stdin: int
+    stdout: int
+    stderr: int
+    work: int
+    """A descriptor of the work folder; readable even after the tree is dead."""
+    exited: int
+    """A descriptor that becomes readable when the first process is dead."""
+    cwd: str
+    """The work folder, as the inside calls it."""
+    environment: Mapping[str, str]
+    """What every program finds in its environment, before its own variables."""
+    site: tuple[str, ...]
+    """The folders of its layers in which Python looks for modules, as the inside calls them."""
+    rlimits: tuple[tuple[int, int, int], ...]
+    """Resource limits the runner sets on itself: number, soft, hard."""
+
+    def claim(self, limits: Limits) -> None:
+        """Narrow it to `limits`, before its task is sent."""
+
+    def close_stdin(self) -> None:
+        """The end of the input."""
+
+    def interrupt(self) -> None:
+        """SIGINT to the first process."""
+
+    def kill(self) -> None:
+        """End the whole tree; may be called again."""
+
+    def read(self) -> Reading:
+        """What it has used so far."""
+
+    def first_read(self) -> Reading:
+        """The same as cheaply as possible, for a tree about to be killed."""
+
+    def disk_full(self) -> bool:
+        """Whether the writable space has no free block or inode left."""
+
+    async def wait(self) -> Exit:
+        """Until every process is dead. Kill it first, or wait as long as it lives."""
+
+    def release(self) -> None:
+        """Kill what is left, and give back all it had; returns at once."""
+
+
+class Nursery(Protocol):
+    """A warm server behind walls, which parks children."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can park another one."""
+
+    @property
+    def born(self) -> int:
+        """How many children it has had."""
+
+    async def park(self) -> Process:
+        """
+        One more child behind finished walls, not yet narrowed to anybody's limits.
+
+        Raises:
+            SandboxBroken: The walls could not be built.
+        """
+
+
+class Driver(Protocol):
+    """How a wall is built on this machine."""
+
+    name: str
+
+    async def probe(self) -> Capabilities:
+        """What it can enforce here, found by trying; asked again it answers from memory."""
+
+    def sweep(self) -> Mapping[str, int]:
+        """Remove what dead processes of ours left on this machine; how many of what."""
+
+    def nursery(
+        self, key: WarmKey, policy: Policy, layers: Sequence[Layer]
+    ) -> AbstractAsyncContextManager[Nursery]:
+        """
+        A server whose children stand behind what `policy` asks for.
+
+        Raises:
+            DriverUnavailable: A wall or a limit cannot be had here.
+        """

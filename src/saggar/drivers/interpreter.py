@@ -1,0 +1,121 @@
+"""
+Interpreters: what a driver must know of the Python it starts inside, and the code it starts there.
+
+The interpreter that runs Saggar is asked directly; any other one is run once and remembered.
+"""
+
+import functools
+import importlib.util
+import json
+import marshal
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from shutil import which
+
+from saggar.errors import DriverUnavailable
+
+OPTIONS = ("-I", "-S", "-B", "-X", "utf8")
+"""Isolated from the caller's variables, folders and site; no byte code written; text is UTF-8."""
+
+_ASK = """
+import json, os, sys, sysconfig
+executable = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+paths = {sysconfig.get_path(k, vars={"base": sys.base_prefix, "platbase": sys.base_exec_prefix})
+         for k in ("purelib", "platlib")}
+print(json.dumps([executable, sys.base_prefix, list(sys.version_info[:3]), sorted(paths)]))
+"""
+_GUEST = Path(__file__).parent.parent
+_PACKAGES = ("saggar.boundary", "saggar.guest")
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """One Python installation of the host."""
+
+    executable: str
+    """The real binary: no shim, no virtual environment's link."""
+    prefix: str
+    version: tuple[int, ...]
+    site: tuple[str, ...]
+    """Where its own third-party packages are: what a bare environment must not see."""
+
+
+def find(wanted: str | None) -> Interpreter:
+    """
+    The interpreter an environment asks for, by absolute path or version; ours for None.
+
+    Raises:
+        DriverUnavailable: There is none, or it does not answer.
+    """
+    if wanted is None:
+        return _ours()
+    path = wanted if wanted.startswith("/") else which(f"python{wanted}")
+    if path is None:
+        raise DriverUnavailable(f"no python{wanted} on PATH; name one by its absolute path")
+    return _other(path)
+
+
+@functools.cache
+def _ours() -> Interpreter:
+    import sysconfig
+
+    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+    site = {sysconfig.get_path(kind, vars=base) for kind in ("purelib", "platlib")}
+    executable = getattr(sys, "_base_executable", "") or sys.executable
+    version = sys.version_info[:3]
+    return Interpreter(os.path.realpath(executable), sys.base_prefix, version, tuple(sorted(site)))
+
+
+@functools.cache
+def _other(path: str) -> Interpreter:
+    try:
+        answer = subprocess.run(
+            [path, "-I", "-S", "-c", _ASK], capture_output=True, timeout=20, check=True
+        )
+        executable, prefix, version, site = json.loads(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as exc:
+        raise DriverUnavailable(f"{path} does not answer as a Python interpreter: {exc}") from exc
+    if tuple(version) < (3, 11):
+        found = ".".join(map(str, version))
+        raise DriverUnavailable(f"{path} is Python {found}; the runner inside needs 3.11 or later")
+    return Interpreter(executable, prefix, tuple(version), tuple(site))
+
+
+@functools.cache
+def bootstrap() -> str:
+    """The program given to `-c`: it imports everything else from the bundle."""
+    return (_GUEST / "guest" / "bootstrap.py").read_text(encoding="utf-8")
+
+
+@functools.cache
+def bundle() -> bytes:
+    """All modules of the guest, for the bootstrap; compiled once and cached like any import."""
+    modules = {"saggar": (True, _compiled("saggar", ""), "")}
+    for package in _PACKAGES:
+        folder = _GUEST / package.rpartition(".")[2]
+        for path in sorted(folder.glob("*.py")):
+            name = package if path.stem == "__init__" else f"{package}.{path.stem}"
+            source = path.read_text(encoding="utf-8")
+            code = SourceFileLoader(name, str(path)).get_code(name)
+            modules[name] = (name == package, marshal.dumps(code), source)
+    return marshal.dumps((importlib.util.MAGIC_NUMBER, modules))
+
+
+def _compiled(name: str, source: str) -> bytes:
+    return marshal.dumps(compile(source, name, "exec"))
+
+
+def memory_file(name: str, content: bytes) -> int:
+    """A descriptor of `content`, which nobody can change any more."""
+    import fcntl
+
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(content)
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd

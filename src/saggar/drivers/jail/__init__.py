@@ -1,0 +1,1 @@
+"""The jail: a run behind the walls of the kernel itself, one file per facility."""

@@ -1,0 +1,327 @@
+"""
+The jail: namespaces, Landlock, a system call filter and cgroups around a warm fork server.
+
+What it does not stop: a hole in the kernel that all of these share. In which order the walls rise
+is told in `guest/walls.py`; this file finds out how much of them can be had here.
+"""
+
+import fcntl
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+from saggar.config import Settings, runtime_dir
+from saggar.drivers.interpreter import Interpreter, find
+from saggar.drivers.jail import uids
+from saggar.drivers.jail.cgroups import Cgroups
+from saggar.drivers.jail.plan import (
+    STAGING,
+    Ids,
+    compile_plan,
+    environment_variables,
+    executable_inside,
+)
+from saggar.drivers.jail.process import JailProcess, Space
+from saggar.drivers.jail.recipes import RECIPES
+from saggar.drivers.jail.server import Child, ForkServer, running
+from saggar.errors import DriverUnavailable, Overloaded, PlatformError, SandboxBroken
+from saggar.model.limits import Limits
+from saggar.model.plan import Capabilities, Layer, Support, WarmKey
+from saggar.model.policy import Policy, Rung
+
+FOLDER = "saggar-work-"
+MACHINES = ("x86_64", "aarch64")
+ALWAYS = {
+    "wall": "the host's clock: SIGINT, then SIGKILL",
+    "grace": "the host's clock: SIGKILL",
+    "cpu": "the host's look at the whole tree every 50 ms; RLIMIT_CPU for each process",
+    "open_files": "RLIMIT_NOFILE",
+    "file_size": "RLIMIT_FSIZE",
+    "output": "the host counts, then SIGKILL",
+}
+SPACE = "the size of the one tmpfs that holds all writable folders"
+NO_SPACE = "without a mount namespace the work folder is one of the host's"
+WATCHDOG = "a look at the tree's Pss every 50 ms, then SIGKILL; RLIMIT_DATA for each process"
+
+
+class JailDriver:
+    """Walls of the kernel around a fork server, whose children serve once."""
+
+    name = "jail"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings
+        self._found: Cgroups | None = None
+        self._capabilities: Capabilities | None = None
+
+    async def probe(self) -> Capabilities:
+        """What holds here, found by building it once; remembered."""
+        if self._capabilities is None:
+            self._capabilities = await self._try_rungs()
+        return self._capabilities
+
+    async def _try_rungs(self) -> Capabilities:
+        reasons = [unsupported()] if unsupported() else []
+        for rung in (Rung.JAIL, Rung.LANDLOCK) if not reasons else ():
+            key = WarmKey(interpreter="", environment="probe", rung=rung)
+            everything = frozenset(Limits.model_fields)
+            try:
+                async with self.nursery(key, Policy(isolation=rung, best_effort=everything), ()):
+                    return self._answer(rung, reasons)
+            except PlatformError as exc:
+                reasons.append(str(exc))
+        return self._answer(None, reasons)
+
+    def _answer(self, rung: Rung | None, reasons: Sequence[str]) -> Capabilities:
+        return Capabilities(
+            driver=self.name,
+            available=rung is not None,
+            rung=rung,
+            limits={} if rung is None else self._supports(rung, Limits()),
+            reasons=tuple(reasons),
+            recipes=RECIPES if reasons else {},
+            warm=True,
+        )
+
+    def sweep(self) -> dict[str, int]:
+        """Remove cgroups, leases and work folders whose holders are dead; how many of each."""
+        runtime = runtime_dir(self._settings)
+        return {
+            "cgroups": self._cgroups().sweep(),
+            "leases": uids.sweep(runtime),
+            "folders": sweep_folders(),
+        }
+
+    @asynccontextmanager
+    async def nursery(
+        self, key: WarmKey, policy: Policy, layers: Sequence[Layer]
+    ) -> AsyncIterator["JailNursery"]:
+        """
+        A fork server behind the strongest walls to be had here that reach the policy's floor.
+
+        Raises:
+            DriverUnavailable: They do not reach it, or a limit cannot be enforced.
+        """
+        if reason := unsupported():
+            raise DriverUnavailable(f"{self.name} cannot be had here: {reason}")
+        async with AsyncExitStack() as stack:
+            yield await self._strongest(stack, key, policy, layers)
+
+    async def _strongest(
+        self, stack: AsyncExitStack, key: WarmKey, policy: Policy, layers: Sequence[Layer]
+    ) -> "JailNursery":
+        """A nursery whose first child stands: that is the proof that the walls can be built."""
+        reasons = []
+        for rung in (Rung.JAIL, Rung.LANDLOCK):
+            if rung < policy.isolation:
+                break
+            async with AsyncExitStack() as attempt:
+                nursery = JailNursery(
+                    self,
+                    *await attempt.enter_async_context(self._server(rung, key, policy, layers)),
+                )
+                # While the server starts: what cannot be enforced is refused before anything runs.
+                self._refuse_unenforceable(rung, policy)
+                try:
+                    nursery.first = await nursery.park()
+                except SandboxBroken as exc:
+                    reasons.append(f"{rung}: {exc}")
+                    continue
+                stack.push_async_exit(attempt.pop_all())
+                return nursery
+        raise DriverUnavailable(
+            f"{self.name} cannot reach isolation {policy.isolation.value!r} here:"
+            f" {'; '.join(reasons)} (`saggar doctor` has the recipes)"
+        )
+
+    @asynccontextmanager
+    async def _server(
+        self, rung: Rung, key: WarmKey, policy: Policy, layers: Sequence[Layer]
+    ) -> AsyncIterator[tuple[ForkServer, Space]]:
+        interpreter = find(key.interpreter or None)
+        with self._ids() as (ids, held), self._staging(rung) as staging:
+            plan = compile_plan(
+                key,
+                policy.limits,
+                layers,
+                interpreter,
+                ids,
+                rung=rung.value,
+                staging=staging,
+                memory_enforced=self._cgroups().supports["memory"].enforced,
+                trusted=self._trusted(key.preload),
+            )
+            async with running(plan, interpreter.executable, held) as server:
+                yield server, self._space(rung, interpreter, layers, policy.limits)
+
+    def _trusted(self, preload: Sequence[str]) -> frozenset[str]:
+        """What the operator lists; without a ceiling whoever asks is the operator."""
+        if self._settings is None or self._settings.ceiling is None:
+            return frozenset(preload)
+        return frozenset(self._settings.preload)
+
+    @contextmanager
+    def _staging(self, rung: Rung) -> Iterator[str]:
+        """Where the root is put together, or where the children's folders are."""
+        if rung is Rung.JAIL:
+            yield STAGING
+            return
+        folder = tempfile.mkdtemp(prefix=FOLDER)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            os.chmod(
+                folder, 0o711
+            )  # children with ids of their own pass through it to their folders
+            yield folder
+        finally:
+            os.close(lock)
+            remove(folder)
+
+    @contextmanager
+    def _ids(self) -> Iterator[tuple[Ids, tuple[int, ...]]]:
+        """The host ids behind the walls, and the descriptors that keep them ours."""
+        if os.geteuid() != 0:
+            yield Ids(os.geteuid(), os.getegid(), 1), ()
+            return
+        try:
+            block = uids.lease(runtime_dir(self._settings))
+        except PermissionError as exc:
+            raise DriverUnavailable(f"{self.name} needs user ids of its own: {exc}") from exc
+        with block:
+            yield Ids(block.base, block.base, block.count), (block.fd,)
+
+    def _space(
+        self, rung: Rung, interpreter: Interpreter, layers: Sequence[Layer], limits: Limits
+    ) -> Space:
+        inside = rung is Rung.JAIL
+        python = executable_inside(interpreter) if inside else interpreter.executable
+        site = [(layer.target if inside else layer.path) for layer in layers if layer.python_path]
+        found = self._cgroups().supports.items()
+        kept = frozenset(name for name, finding in found if finding.enforced)
+        variables = environment_variables(python)
+        return Space(
+            rung.value,
+            variables,
+            tuple(site),
+            (limits.disk, limits.inodes),
+            own_uid=inside or os.geteuid() == 0,
+            kept=kept,
+        )
+
+    def _cgroups(self) -> Cgroups:
+        if self._found is None:
+            self._found = Cgroups.discover()
+        return self._found
+
+    def admit(self, server: ForkServer, child: Child, space: Space) -> JailProcess:
+        """A born child as a process, in a cgroup where there are any."""
+        try:
+            cgroup = self._cgroups().take() if space.kept else None
+            return JailProcess(server, child, cgroup, space)
+        except OSError as exc:
+            raise SandboxBroken(f"the child cannot be taken into a cgroup: {exc}") from exc
+
+    def _refuse_unenforceable(self, rung: Rung, policy: Policy) -> None:
+        for name, support in self._supports(rung, policy.limits).items():
+            if not support.enforced and name not in policy.best_effort:
+                raise DriverUnavailable(
+                    f"{self.name} cannot enforce {name} here: {support.why_not};"
+                    f" Policy(best_effort={{{name!r}}}) would do without"
+                )
+
+    def _supports(self, rung: Rung, limits: Limits) -> dict[str, Support]:
+        """What is enforced, and by what."""
+        found = {name: Support(enforced=True, how=how) for name, how in ALWAYS.items()}
+        jail = rung is Rung.JAIL
+        for name in ("disk", "inodes"):
+            found[name] = Support(enforced=jail, how=SPACE if jail else "", why_not=NO_SPACE)
+        for name, finding in self._cgroups().supports.items():
+            if name != "cpu" and finding.enforced:
+                found[name] = Support(enforced=True, how=finding.how)
+        found.setdefault("memory", Support(enforced=True, how=WATCHDOG))
+        found.setdefault("processes", _processes(jail=jail))
+        found.setdefault("cpu_share", _share(limits.cpu_share, self._why("cpu_share")))
+        return found
+
+    def _why(self, name: str) -> str:
+        return self._cgroups().supports[name].why_not
+
+
+class JailNursery:
+    """A fork server, and the children it parks."""
+
+    def __init__(self, driver: JailDriver, server: ForkServer, space: Space) -> None:
+        self._driver = driver
+        self._server = server
+        self._space = space
+        self.first: JailProcess | None = None
+        """The child that proved the walls; the first one to be handed out."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can park another one."""
+        return self._server.alive
+
+    @property
+    def born(self) -> int:
+        """How many children it has had."""
+        return self._server.born
+
+    async def park(self) -> JailProcess:
+        """One more child behind finished walls. SandboxBroken if they could not be built."""
+        if (first := self.first) is not None:
+            self.first = None
+            return first
+        return self._driver.admit(self._server, await self._server.park(), self._space)
+
+
+def sweep_folders() -> int:
+    """Remove the work folders of dead processes; living ones hold theirs under a lock."""
+    found = 0
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(fd)
+        remove(folder)
+        found += 1
+    return found
+
+
+def remove(folder: str | Path) -> None:
+    """Delete a folder a guest has filled: a thousand levels are too deep for rmtree."""
+    subprocess.run(["rm", "-rf", "--", folder], check=False)
+
+
+def unsupported() -> str:
+    """Why there are no such walls on this machine at all; empty if there may be."""
+    if platform.system() != "Linux":
+        return f"its walls are the Linux kernel's, and this is {platform.system()}"
+    if platform.machine() not in MACHINES:
+        return f"its filters are written for {' and '.join(MACHINES)}, not {platform.machine()}"
+    return ""
+
+
+def _processes(*, jail: bool) -> Support:
+    if jail or os.geteuid() == 0:
+        return Support(enforced=True, how="RLIMIT_NPROC of a user id of its own")
+    return Support(
+        enforced=False,
+        why_not="RLIMIT_NPROC counts every process of this user, and no pids cgroup is writable",
+    )
+
+
+def _share(cores: float, why: str) -> Support:
+    available = len(os.sched_getaffinity(0))
+    if cores >= available or cores == math.ceil(cores):
+        return Support(enforced=True, how="a fixed set of cores")
+    return Support(enforced=False, why_not=f"a part of a core takes a cgroup: {why}")

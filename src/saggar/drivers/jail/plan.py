@@ -1,0 +1,203 @@
+"""
+From a policy to a wall plan: the mount table, the filters and the ids, compiled on the host.
+
+Whatever is decided about the walls of a jail is decided here; the inside only executes it.
+"""
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from saggar.boundary.wallplan import Entry, INNER_UID, Landlock, WallPlan
+from saggar.drivers.interpreter import OPTIONS, Interpreter, bootstrap
+from saggar.drivers.jail import landlock, seccomp
+from saggar.errors import InvalidTask
+from saggar.model.limits import Limits
+from saggar.model.plan import Layer, WarmKey
+from saggar.model.policy import Network
+
+WORK = "/work"
+DEVICES = ("null", "zero", "full", "random", "urandom")
+ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+SHARED_ETC = (
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "ca-certificates",
+    "pki",
+    "ld.so.cache",
+    "alternatives",
+)
+"""What programs need of the host's /etc and what tells nothing about the host."""
+ETC = {
+    "passwd": f"root:x:0:0:root:/:/usr/sbin/nologin\nsandbox:x:{INNER_UID}:{INNER_UID}::{WORK}:/bin/sh\n",
+    "group": f"root:x:0:\nsandbox:x:{INNER_UID}:\n",
+    "hosts": "127.0.0.1 localhost saggar\n::1 localhost saggar\n",
+    "hostname": "saggar\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+}
+CHILD_MOUNTS = ("/tmp", WORK, "/dev", "/proc", "/mnt")
+"""Covered by a child's own mounts: nothing of the host can be shown at these places."""
+RELOCATED = "/opt/python"
+STAGING = "/sys"
+"""
+Where the root is put together, in a mount namespace of its own: a directory that every machine has,
+that everybody may walk through, and that nothing is ever bound from.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The host ids behind the walls: a leased block for root, his own for anybody else."""
+
+    uid: int
+    gid: int
+    count: int
+
+
+def environment_variables(interpreter: str) -> dict[str, str]:
+    """What every program finds in its environment, before the task's own variables."""
+    path = [os.path.dirname(interpreter), "/usr/local/bin", "/usr/bin", "/bin"]
+    return {
+        "HOME": WORK,
+        "USER": "sandbox",
+        "LOGNAME": "sandbox",
+        "PATH": ":".join(dict.fromkeys(path)),
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "TMPDIR": "/tmp",
+    }
+
+
+def compile_plan(
+    key: WarmKey,
+    limits: Limits,
+    layers: Sequence[Layer],
+    interpreter: Interpreter,
+    ids: Ids,
+    *,
+    rung: str,
+    staging: str,
+    memory_enforced: bool,
+    trusted: frozenset[str],
+) -> WallPlan:
+    """
+    The walls of one fork server and of all its children.
+
+    `trusted` are the preloads that the fork server itself may import: it still has the power to
+    build walls, and a package that means harm must not share it.
+    """
+    machine = platform.machine()
+    inside = executable_inside(interpreter) if rung == "jail" else interpreter.executable
+    return WallPlan(
+        rung=rung,
+        argv=(inside, *OPTIONS, "-c", bootstrap()),
+        entries=tuple(entries(key, layers, interpreter)),
+        staging=staging,
+        uid=ids.uid,
+        gid=ids.gid,
+        uids=ids.count,
+        as_root=os.geteuid() == 0,
+        network=key.network.value,
+        outer_filter=seccomp.outer_filter(machine),
+        inner_filter=seccomp.inner_filter(
+            machine, key.network.value, rung, memory_enforced=memory_enforced
+        ),
+        landlock=_landlock(key, layers, interpreter, rung),
+        disk=limits.disk,
+        inodes=limits.inodes,
+        environment=tuple(environment_variables(inside).items()),
+        preload=tuple(name for name in key.preload if name in trusted),
+        parked=tuple(name for name in key.preload if name not in trusted),
+        site=tuple(layer.target for layer in layers if layer.python_path),
+    )
+
+
+def executable_inside(interpreter: Interpreter) -> str:
+    """Where the interpreter stands inside: where it does outside, unless a child mounts there."""
+    below = os.path.relpath(interpreter.executable, interpreter.prefix)
+    return os.path.join(prefix_inside(interpreter), below)
+
+
+def prefix_inside(interpreter: Interpreter) -> str:
+    """The same for its prefix."""
+    taken = any(_is_below(interpreter.prefix, place) for place in CHILD_MOUNTS)
+    return RELOCATED if taken else interpreter.prefix
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
+
+
+def entries(key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter) -> Iterator[Entry]:
+    """The read-only root, in the order it is put together."""
+    yield from _system(Path(key.root or "/"))
+    yield from (Entry("device", f"/dev/{name}", f"/dev/{name}") for name in DEVICES)
+    yield from _etc(key.network, Path(key.root or "/"))
+    prefix = prefix_inside(interpreter)
+    if not _is_below(prefix, "/usr"):
+        yield Entry("bind", prefix, interpreter.prefix)
+    for folder in _third_party(interpreter):
+        yield Entry("hide", folder)
+    for layer in layers:
+        yield Entry("bind", layer.target, layer.path)
+    for source, target, read_only in key.mounts:
+        if os.path.realpath(source) != source:
+            raise InvalidTask(f"mount {source!r} leads through a link; name its real path")
+        yield Entry("bind" if read_only else "share", target, source)
+
+
+def _system(root: Path) -> Iterator[Entry]:
+    """/usr, and what stands beside it as the distribution has it: links, or folders of their own."""
+    yield Entry("bind", "/usr", str(root / "usr"))
+    for name in ROOT_FOLDERS:
+        path = root / name
+        if path.is_symlink():
+            yield Entry("link", f"/{name}", os.readlink(path).lstrip("/"))
+        elif path.is_dir():
+            yield Entry("bind", f"/{name}", str(path))
+
+
+def _etc(network: Network, root: Path) -> Iterator[Entry]:
+    for name, content in ETC.items():
+        yield Entry("file", f"/etc/{name}", content)
+    yield Entry("link", "/etc/localtime", "/usr/share/zoneinfo/UTC")
+    shared = [*SHARED_ETC, "resolv.conf"] if network is Network.HOST else SHARED_ETC
+    for name in shared:
+        path = root / "etc" / name
+        if path.exists():
+            yield Entry("bind", f"/etc/{name}", str(path.resolve()))
+
+
+def _third_party(interpreter: Interpreter) -> Iterator[str]:
+    """Folders of other people's packages that came along with the prefix or /usr."""
+    inside = prefix_inside(interpreter)
+    for folder in interpreter.site:
+        yield folder.replace(interpreter.prefix, inside, 1)
+    major, minor = interpreter.version[:2]
+    yield "/usr/lib/python3/dist-packages"
+    yield f"/usr/local/lib/python{major}.{minor}/dist-packages"
+    yield f"/usr/local/lib/python{major}.{minor}/site-packages"
+
+
+def _landlock(
+    key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter, rung: str
+) -> Landlock | None:
+    abi = landlock.abi()
+    if not abi:
+        return None
+    if rung == "jail":
+        read: tuple[str, ...] = ("/",)
+        shared = [target for _, target, read_only in key.mounts if not read_only]
+        write: tuple[str, ...] = ("/tmp", WORK, "/dev/shm", *shared)
+    else:
+        etc = [f"/etc/{name}" for name in SHARED_ETC]
+        read = ("/usr", *(f"/{name}" for name in ROOT_FOLDERS), *etc, interpreter.prefix)
+        read += tuple(layer.path for layer in layers) + tuple(mount[0] for mount in key.mounts)
+        # Each child's own folder, in which it stands when the rules are made.
+        write = (".", *(source for source, _, read_only in key.mounts if not read_only))
+    devices = tuple(f"/dev/{name}" for name in DEVICES)
+    network = key.network.value
+    rules = landlock.ruleset(abi, read=read, write=write, devices=devices, network=network)
+    return Landlock(*rules[:3], list(rules.rules), rules.size, rules.flags)

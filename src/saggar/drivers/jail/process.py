@@ -1,0 +1,166 @@
+"""
+A child of a fork server, as the engine uses it: parked, claimed, measured, ended.
+"""
+
+import math
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count
+
+from saggar.boundary import syscalls
+from saggar.drivers.base import Exit, Reading
+from saggar.drivers.jail.cgroups import Cgroup, Meter
+from saggar.drivers.jail.rlimits import rlimits
+from saggar.drivers.jail.server import Child, Descriptors, ForkServer
+from saggar.drivers.jail.treewatch import TreeWatch
+from saggar.model.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What the children of one fork server have in common."""
+
+    rung: str
+    environment: Mapping[str, str]
+    site: tuple[str, ...]
+    writable: tuple[int, int]
+    """Bytes and inodes of the writable space a child is parked with."""
+    own_uid: bool
+    """Whether the kernel counts a child's processes apart from everybody else's."""
+    kept: frozenset[str]
+    """The limits that cgroups keep here: "memory", "processes", "cpu_share", "cpu"."""
+
+
+_TURN = count()
+NOTHING = Meter(None, None, None, 0, 0)
+
+
+class JailProcess:
+    """A tree behind a jail's walls: parked until it is claimed, then running its one task."""
+
+    def __init__(
+        self, server: ForkServer, child: Child, cgroup: Cgroup | None, space: Space
+    ) -> None:
+        assert child.descriptors is not None
+        self._server = server
+        self._child = child
+        self._handles: Descriptors = child.descriptors
+        self._cgroup = cgroup
+        self._space = space
+        self._released = False
+        self.isolation = space.rung
+        self.cwd, self.site = child.cwd, space.site
+        self.environment = {**space.environment, "HOME": child.cwd}
+        if self._handles.init < 0:
+            self.environment["TMPDIR"] = os.path.join(os.path.dirname(child.cwd), "tmp")
+        self.channel = socket.socket(fileno=os.dup(self._handles.channel))
+        self.channel.setblocking(False)
+        self.stdin, self.stdout = self._handles.stdin, self._handles.stdout
+        self.stderr, self.work = self._handles.stderr, self._handles.work
+        self.exited = self._handles.process
+        for fd in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(fd, False)
+        self._pid = pid_of(self._handles.process)
+        self._watch: TreeWatch | None = None
+        self.rlimits: tuple[tuple[int, int, int], ...] = ()
+        if cgroup is not None:
+            cgroup.admit(self._pid)
+            child.on_end = cgroup.release
+
+    def claim(self, limits: Limits) -> None:
+        """Narrow it to `limits`: the cgroup and the size of the disk now, the rest by the runner."""
+        kept = self._space.kept
+        if self._cgroup is not None:
+            self._cgroup.limit(
+                memory=limits.memory, processes=limits.processes, cpu_share=limits.cpu_share
+            )
+        if "cpu_share" not in kept:
+            self._pin(limits.cpu_share)
+        if self._handles.space >= 0 and (limits.disk, limits.inodes) != self._space.writable:
+            syscalls.resize(self._handles.space, size=limits.disk, inodes=limits.inodes)
+        self.rlimits = rlimits(
+            limits,
+            memory_enforced="memory" in kept,
+            processes_enforced="processes" in kept,
+            own_uid=self._space.own_uid,
+        )
+
+    def _pin(self, share: float) -> None:
+        """Without a cgroup a share of whole cores is kept by naming them; the filter seals it."""
+        cores = sorted(os.sched_getaffinity(0))
+        if share < len(cores):
+            start = next(_TURN)
+            chosen = {cores[(start + n) % len(cores)] for n in range(math.ceil(share))}
+            os.sched_setaffinity(self._pid, chosen)
+
+    def close_stdin(self) -> None:
+        """The end of the input."""
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = self._handles.stdin = -1
+
+    def interrupt(self) -> None:
+        """SIGINT to the first process."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._handles.process, signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the whole tree."""
+        if not self._released:
+            self._handles.kill()
+
+    def read(self) -> Reading:
+        """What the tree has used so far; by looking at every process where no cgroup counts."""
+        if "memory" in self._space.kept:
+            return self.first_read()
+        if self._watch is None:
+            self._watch = TreeWatch([self._pid])
+        seen, used = self._watch.reading(), self.first_read()
+        cpu = seen.cpu if used.cpu is None else used.cpu
+        return replace(
+            used, cpu=cpu, memory=seen.peak, current=seen.memory, processes=seen.processes
+        )
+
+    def first_read(self) -> Reading:
+        """The same as cheaply as possible: the cgroup's word, or the first process's own share."""
+        used = self._cgroup.reading() if self._cgroup is not None else NOTHING
+        cpu, memory = used.cpu, used.memory
+        if cpu is None or memory is None:
+            own_cpu, own_memory = TreeWatch.first(self._pid)
+            cpu, memory = cpu or own_cpu, memory or own_memory
+        return Reading(cpu, memory, used.current, None, used.oom_kills, used.refused_forks)
+
+    def disk_full(self) -> bool:
+        """Whether the writable space has no free block or inode left."""
+        if self._handles.space < 0:
+            return False
+        space = os.fstatvfs(self._handles.work)
+        return not space.f_bavail or not space.f_favail
+
+    async def wait(self) -> Exit:
+        """Until every process is dead."""
+        return await self._child.wait()
+
+    def release(self) -> None:
+        """Kill what is left and close what we hold; the cgroup returns when the tree is dead."""
+        if self._released:
+            return
+        self.kill()
+        self._released = True
+        if self._handles.space < 0:
+            self._server.remove(self._child.serial)
+        self.channel.close()
+        self._handles.close()
+
+
+def pid_of(pidfd: int) -> int:
+    """The process behind a pidfd, by the number it has here; the kernel's word, not the guest's."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    raise ProcessLookupError("the child died before it was claimed")

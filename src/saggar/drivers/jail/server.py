@@ -1,0 +1,297 @@
+"""
+The host's end of a fork server: asks for children, receives their descriptors, hears of their ends.
+
+One reader owns the control socket; whoever waits for a child waits for an event of its own.
+"""
+
+import array
+import os
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import anyio
+
+from saggar.boundary import control as ctl
+from saggar.boundary.wallplan import WallPlan
+from saggar.drivers.base import Exit
+from saggar.drivers.interpreter import OPTIONS, bootstrap, bundle, memory_file
+from saggar.errors import Overloaded, SandboxBroken
+
+BIRTH = 10.0
+"""Seconds a child may take to stand behind its walls; on a loaded machine they take tens of ms."""
+WHOLE = (len(ctl.DESCRIPTORS) - 2, len(ctl.DESCRIPTORS))
+FAREWELL = 5.0
+"""Seconds the outer init may take to end after it was told to."""
+
+
+@dataclass(slots=True)
+class Descriptors:
+    """What a parked child sent along: its pipes, its folder, and the processes themselves."""
+
+    channel: int
+    stdin: int
+    stdout: int
+    stderr: int
+    work: int
+    process: int
+    space: int = -1
+    init: int = -1
+
+    def kill(self) -> None:
+        """
+        End everything in the sandbox: its pid 1 takes the rest along.
+
+        Without a pid namespace the first process is ended, and the server ends what it leaves.
+        """
+        with suppress(ProcessLookupError):
+            target = self.init if self.init >= 0 else self.process
+            signal.pidfd_send_signal(target, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close every one of them."""
+        for name in self.__slots__:
+            if (fd := getattr(self, name)) >= 0:  # stdin may have ended before
+                os.close(fd)
+
+
+class Child:
+    """One sandbox in the host's books, from the request to the death of its last process."""
+
+    __slots__ = (
+        "abandoned",
+        "born",
+        "cwd",
+        "descriptors",
+        "ended",
+        "exit",
+        "on_end",
+        "reason",
+        "serial",
+    )
+
+    def __init__(self, serial: int) -> None:
+        self.serial = serial
+        self.cwd = ""
+        self.born = anyio.Event()
+        self.ended = anyio.Event()
+        self.descriptors: Descriptors | None = None
+        self.exit: Exit | None = None
+        self.reason = ""
+        self.abandoned = False
+        self.on_end: Callable[[], None] | None = None
+
+    def fail(self, reason: str) -> None:
+        """It will not be born, or nobody will hear of its end."""
+        self.reason = reason
+        self.born.set()
+        self.end(None)
+
+    def end(self, exit_: Exit | None) -> None:
+        """Everything in it is dead, as far as anybody can still tell."""
+        self.exit = exit_
+        self.ended.set()
+        if self.on_end is not None:
+            self.on_end()
+            self.on_end = None
+
+    async def wait(self) -> Exit:
+        """How it ended. SandboxBroken if its server did not live to tell."""
+        await self.ended.wait()
+        if self.exit is None:
+            raise SandboxBroken(self.reason)
+        return self.exit
+
+
+class ForkServer:
+    """A running fork server."""
+
+    def __init__(self, init: "subprocess.Popen[bytes]", control: socket.socket) -> None:
+        self._init = init
+        self._control = control
+        self._serial = 0
+        self._children: dict[int, Child] = {}
+        self._broken = ""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers, as far as is known."""
+        return not self._broken
+
+    @property
+    def pid(self) -> int:
+        """The outer init: the root of everything behind these walls."""
+        return self._init.pid
+
+    @property
+    def born(self) -> int:
+        """How many children were asked for so far."""
+        return self._serial
+
+    async def park(self) -> Child:
+        """
+        One more child, born: its descriptors have arrived.
+
+        Raises:
+            SandboxBroken: The server is gone, or the walls could not be built; says why.
+        """
+        self._serial += 1
+        child = Child(self._serial)
+        self._ask(self._serial)
+        self._children[self._serial] = child
+        try:
+            with anyio.move_on_after(BIRTH):
+                await child.born.wait()
+        finally:
+            child.abandoned = child.descriptors is None
+        if child.descriptors is None:
+            raise SandboxBroken(child.reason or f"no child stood behind its walls in {BIRTH:g} s")
+        return child
+
+    def _ask(self, serial: int) -> None:
+        if self._broken:
+            raise SandboxBroken(self._broken)
+        try:
+            self._control.send(ctl.pack(ctl.PARK, serial))
+        except BlockingIOError:
+            raise Overloaded("the fork server has more requests than it can take", 0.1) from None
+        except OSError as exc:
+            raise SandboxBroken(f"the fork server is gone: {exc}") from exc
+
+    def remove(self, serial: int) -> None:
+        """The folder of a child on the landlock rung is not needed any more."""
+        with suppress(OSError):  # a server that is gone leaves its folders to the end of the block
+            self._control.send(ctl.pack(ctl.REMOVE, serial))
+
+    async def listen(self) -> None:
+        """Read records until the server is gone. Runs as long as the server is used."""
+        try:
+            while True:
+                await anyio.wait_readable(self._control)
+                self._receive()
+        except (OSError, EOFError, struct.error) as exc:
+            self._fall(str(exc) or "the fork server closed its socket")
+        finally:
+            # Here and not earlier: the event loop would be left with a number that means another file.
+            self._control.close()
+
+    def _receive(self) -> None:
+        """Every record that is there now; each brings its descriptors with it."""
+        with suppress(BlockingIOError):
+            while True:
+                data, ancillary, _, _ = self._control.recvmsg(ctl.MAX_RECORD, 256)
+                rights = array.array("i")
+                for _, _, packed in ancillary:
+                    rights.frombytes(packed)
+                if not data:
+                    raise EOFError("the fork server is gone")
+                self._heard(ctl.unpack(data), list(rights))
+
+    def _heard(self, record: ctl.Record, rights: list[int]) -> None:
+        child = self._children.get(record.serial)
+        if record.kind == ctl.PARKED and len(rights) in WHOLE and child:
+            child.cwd = record.text
+            self._parked(child, Descriptors(*rights))
+            return
+        for fd in rights:
+            os.close(fd)
+        if record.kind == ctl.FAILED and record.serial == 0:
+            self._fall(record.text)
+        elif record.kind == ctl.FAILED and child:
+            child.reason = record.text
+            child.born.set()
+        elif record.kind == ctl.GONE and child:
+            del self._children[record.serial]
+            code = os.waitstatus_to_exitcode(record.status)
+            exited, signalled = (code, None) if code >= 0 else (None, -code)
+            child.end(Exit(exited, signalled, record.cpu, record.memory))
+
+    def _parked(self, child: Child, descriptors: Descriptors) -> None:
+        if child.abandoned:
+            descriptors.kill()
+            descriptors.close()
+            return
+        child.descriptors = descriptors
+        child.born.set()
+
+    def _fall(self, reason: str) -> None:
+        """Everybody who waits learns that there is nothing to wait for."""
+        self._broken = self._broken or reason
+        children, self._children = self._children, {}
+        for child in children.values():
+            child.fail(self._broken)
+
+    async def stop(self) -> None:
+        """End it and all its children, and wait for the outer init."""
+        self._fall("the fork server was stopped")
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+        ended = os.pidfd_open(self._init.pid)
+        try:
+            with anyio.move_on_after(FAREWELL, shield=True) as patience:
+                await anyio.wait_readable(ended)
+            if patience.cancelled_caught:
+                self._init.kill()  # the server watches it, and ends as well
+        finally:
+            os.close(ended)
+        self._init.wait()
+
+
+def launch(plan: WallPlan, interpreter: str, held: Sequence[int] = ()) -> ForkServer:
+    """
+    Start the outer init of `plan`; the server behind it answers when it stands.
+
+    `held` are descriptors that must stay open as long as anything lives behind the walls.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    passed = [theirs.detach(), os.pidfd_open(os.getpid())]
+    try:
+        passed.append(memory_file("saggar-plan", plan.encode()))
+        passed.append(memory_file("saggar-guest", bundle()))
+        words = ["saggar.guest.init", str(passed[-1]), *map(str, [*passed, *held])]
+        init = subprocess.Popen(
+            [interpreter, *OPTIONS, "-c", bootstrap(), *words],
+            pass_fds=[*passed, *held],
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+            # Ctrl-C in the caller's terminal is the caller's to act on.
+            start_new_session=True,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        for fd in passed:
+            os.close(fd)
+    return ForkServer(init, ours)
+
+
+@asynccontextmanager
+async def running(
+    plan: WallPlan, interpreter: str, held: Sequence[int] = ()
+) -> AsyncIterator[ForkServer]:
+    """A fork server for the length of a block."""
+    try:
+        server = launch(plan, interpreter, held)
+    except OSError as exc:
+        raise SandboxBroken(f"cannot start a fork server: {exc}") from exc
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.listen)
+        try:
+            yield server
+        except Exception as exc:  # raised again below, outside: or it would arrive in a group
+            failure = exc
+        finally:
+            with anyio.CancelScope(shield=True):
+                await server.stop()
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

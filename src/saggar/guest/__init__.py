@@ -1,0 +1,1 @@
+"""What runs inside: standard library and `boundary` only, never imported by the host."""

@@ -1,0 +1,1 @@
+"""How programs are spoken: pure plans, one file per language."""
