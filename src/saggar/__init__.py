@@ -1,0 +1,78 @@
+"""
+Saggar runs code that you did not write, or do not want here, behind real walls.
+
+    >>> import saggar
+    >>> saggar.run("print(6 * 7)").stdout
+    '42\\n'
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Names load when they are first used: `import saggar` costs next to nothing.
+_HOMES = {
+    "Display": "saggar.model.result",
+    "DriverUnavailable": "saggar.errors",
+    "Environment": "saggar.model.environment",
+    "File": "saggar.model.task",
+    "GuestError": "saggar.errors",
+    "InvalidTask": "saggar.errors",
+    "Limits": "saggar.model.limits",
+    "Mount": "saggar.model.environment",
+    "Network": "saggar.model.policy",
+    "NotFound": "saggar.errors",
+    "Overloaded": "saggar.errors",
+    "Platform": "saggar.platform",
+    "PlatformError": "saggar.errors",
+    "Policy": "saggar.model.policy",
+    "PolicyDenied": "saggar.errors",
+    "PrepareFailed": "saggar.errors",
+    "Program": "saggar.model.program",
+    "Result": "saggar.model.result",
+    "Rung": "saggar.model.policy",
+    "SaggarError": "saggar.errors",
+    "SandboxBroken": "saggar.errors",
+    "Settings": "saggar.config",
+    "Status": "saggar.model.result",
+    "Task": "saggar.model.task",
+    "UsageError": "saggar.errors",
+    "run": "saggar.platform",
+}
+__all__ = sorted([*_HOMES])
+
+if TYPE_CHECKING:
+    from saggar.config import Settings
+    from saggar.errors import (
+        DriverUnavailable,
+        GuestError,
+        InvalidTask,
+        NotFound,
+        Overloaded,
+        PlatformError,
+        PolicyDenied,
+        PrepareFailed,
+        SaggarError,
+        SandboxBroken,
+        UsageError,
+    )
+    from saggar.model.environment import Environment, Mount
+    from saggar.model.limits import Limits
+    from saggar.model.policy import Network, Policy, Rung
+    from saggar.model.program import Program
+    from saggar.model.result import Display, Result, Status
+    from saggar.model.task import File, Task
+    from saggar.platform import Platform, run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'saggar' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,1 @@
+"""The run: starting, timing, judging and gathering guest code."""

@@ -1,0 +1,285 @@
+"""
+A run: one task in one tree, from the claim to the verdict, as a stream of events.
+
+One loop, one wait. The host's clock, the wire and the counters outside decide; what the guest says
+is carried along as its words.
+"""
+
+import json
+import marshal
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import anyio
+
+from saggar.boundary import frames
+from saggar.drivers.base import Exit, Process, Reading
+from saggar.engine.collect import collect
+from saggar.engine.verdict import Facts, judge
+from saggar.engine.wire import Stream, Wire
+from saggar.model.codec import decode_value
+from saggar.model.event import Displayed, Event, Finished, Output, Started
+from saggar.model.limits import Limits
+from saggar.model.plan import Plan
+from saggar.model.result import Display, ErrorInfo, Skipped, Usage
+from saggar.model.task import File, Task
+
+LOOK = 0.05
+"""Seconds between two looks at what a tree has used; most runs are over before the first one."""
+DYING = 5.0
+"""Seconds a killed tree may take to be gone before we say that our wall broke."""
+MAX_DISPLAYS = 256
+MAX_TEXT = 1 << 16
+
+
+async def run(process: Process, task: Task, plan: Plan, limits: Limits) -> AsyncIterator[Event]:
+    """
+    Run `task` in a parked `process`, which is released in the end, however that comes.
+
+    Cancelled, it kills the tree and says nothing more.
+    """
+    one = _Run(process, task, plan, limits)
+    try:
+        one.begin()
+        yield Started.model_construct(kind="started", isolation=process.isolation)
+        while not one.over:
+            with anyio.move_on_after(one.patience()):
+                await anyio.wait_readable(one.wire.fileno())
+            for event in one.hear():
+                yield event
+            one.look()
+        for event in one.drain():
+            yield event
+        yield await one.finish()
+    finally:
+        one.wire.close()
+        process.release()
+
+
+class _Run:
+    """What is known of a run so far; mutable, and owned by the one loop above."""
+
+    def __init__(self, process: Process, task: Task, plan: Plan, limits: Limits) -> None:
+        self.process, self.task, self.plan, self.limits = process, task, plan, limits
+        self.wire = Wire(process, max_blob=limits.output)
+        self.facts: dict[str, Any] = {}
+        self.truncated = False
+        self.value: Any = None
+        self.error: ErrorInfo | None = None
+        self.displays = 0
+        self.written = 0
+        self.killed = 0.0
+        self.started = self.soft = self.hard = self.next_look = 0.0
+
+    def begin(self) -> None:
+        """Narrow the tree to its limits and send the task; from here on the clock runs."""
+        self.process.claim(self.limits)
+        self.started = time.monotonic()
+        self.soft = self.started + self.limits.wall
+        self.hard = self.soft + self.limits.grace
+        self.next_look = self.started + LOOK
+        self.wire.send(marshal.dumps(self._message(), 2), self._stdin())
+
+    def _message(self) -> dict[str, Any]:
+        task, process = self.task, self.process
+        with_entry = task.program.entry is not None and not task.input.is_none
+        return {
+            "argv": list(self.plan.argv) if self.plan.argv is not None else None,
+            "args": list(task.args),
+            "env": {**process.environment, **task.env},
+            "cwd": process.cwd,
+            "site": list(process.site),
+            "files": [(f.path, f.content, f.mode) for f in (*self.plan.files, *task.files)],
+            "rlimits": list(process.rlimits),
+            "input": task.input.data if with_entry else None,
+            "largest": self.limits.output,
+            "code": None,
+            "filename": None,
+            "entry": None,
+            "want_value": False,
+            **self.plan.guest,
+        }
+
+    def _stdin(self) -> bytes:
+        """A script finds its input there; a function gets it as its argument."""
+        if self.task.stdin or self.task.program.entry is not None:
+            return self.task.stdin
+        return self.task.input.data
+
+    @property
+    def over(self) -> bool:
+        """It has answered, or its first process is dead, or will not die."""
+        return "answered" in self.facts or self.wire.exited or "broken" in self.facts
+
+    def patience(self) -> float:
+        """Seconds until something is due although nothing is heard."""
+        deadline = self.hard if "wall_spent" in self.facts else self.soft
+        return max(0.0, min(deadline, self.next_look) - time.monotonic())
+
+    def hear(self) -> Iterator[Event]:
+        """What has come over the wire, up to the frame that ends it."""
+        for said in self.wire.read():
+            if isinstance(said, frames.Frame):
+                yield from self._frame(said)
+            else:
+                yield from self._output(*said)
+            if "answered" in self.facts:
+                return
+
+    def _output(self, stream: Stream, data: bytes) -> Iterator[Event]:
+        kept = data[: max(0, self.limits.output - self.written)]
+        self.written += len(data)
+        if len(kept) < len(data):
+            self.truncated = True
+            self.kill("output_spent")
+        if kept:
+            yield Output.model_construct(kind="output", stream=stream, data=kept)
+
+    def _frame(self, frame: frames.Frame) -> Iterator[Event]:
+        """One message from inside. Whatever it says, it changes value and text only."""
+        if frame.kind == frames.READY:
+            self.facts["ready"] = True
+            return
+        head = _json_object(frame.head)
+        match frame.kind:
+            case frames.VALUE:
+                self._take_value(frame.blob, str(head.get("media_type")))
+            case frames.DISPLAY:
+                yield from self._take_display(frame.blob)
+            case frames.ERROR:
+                self.facts["claimed_error"] = True
+                texts = (str(head.get(name, ""))[:MAX_TEXT] for name in ErrorInfo.model_fields)
+                self.error = ErrorInfo(**dict(zip(ErrorInfo.model_fields, texts, strict=True)))
+            case frames.DONE:
+                self._take_done(head)
+
+    def _take_value(self, blob: bytes, media_type: str) -> None:
+        try:
+            self.value = decode_value(blob, media_type)
+        except ValueError as exc:
+            self.facts["claimed_error"] = True
+            self.error = ErrorInfo(type="InvalidValue", message=str(exc)[:MAX_TEXT])
+
+    def _take_display(self, blob: bytes) -> Iterator[Event]:
+        self.written += len(blob)
+        self.displays += 1
+        bundle = {str(k): str(v) for k, v in _json_object(blob).items()}
+        if self.written > self.limits.output or self.displays > MAX_DISPLAYS:
+            self.truncated = True
+            self.kill("output_spent")
+        elif bundle:
+            yield Displayed(display=Display(data=bundle))
+
+    def _take_done(self, head: dict[str, Any]) -> None:
+        code = head.get("exit")
+        self.facts["answered"] = True
+        self.facts["claimed_exit"] = code & 0xFF if isinstance(code, int) else 1
+        self.facts["disk_full"] = head.get("refused") == "disk"
+        self.facts["sigxfsz"] = head.get("refused") == "file_size"
+
+    def look(self) -> None:
+        """Deadlines, and what the tree has used by now."""
+        now = time.monotonic()
+        if self.over:
+            return
+        if self.killed and now > self.killed + DYING:
+            self.facts["broken"] = "the tree does not die"
+        elif now >= self.hard:
+            self.kill("wall_spent")
+        elif now >= self.soft and "wall_spent" not in self.facts:
+            self.facts["wall_spent"] = True
+            self.process.interrupt()
+        if now >= self.next_look:
+            self.next_look = now + LOOK
+            self._look_at(self.process.read())
+
+    def _look_at(self, used: Reading) -> None:
+        if used.cpu is not None and used.cpu >= self.limits.cpu:
+            self.kill("cpu_spent")
+        if used.current is not None and used.current > self.limits.memory:
+            self.kill("memory_spent")
+
+    def kill(self, why: str) -> None:
+        """End the tree for a reason that the verdict will name."""
+        self.facts[why] = True
+        if not self.killed:
+            self.killed = time.monotonic()
+            self.process.kill()
+
+    def drain(self) -> Iterator[Event]:
+        """The rest of what was written before the end; a survivor that writes on is cut off."""
+        for stream, data in self.wire.drain():
+            yield from self._output(stream, data)
+            if self.truncated:
+                return
+
+    async def finish(self) -> Event:
+        """Read the counters, kill what is left, collect, judge."""
+        wall = time.monotonic() - self.started
+        used = self.process.first_read()
+        self.facts["killed_by_us"] = bool(self.killed)
+        if self.process.disk_full():
+            self.facts["disk_full"] = True
+        self.process.kill()
+        exit_: Exit | None = None
+        if "answered" not in self.facts or self.task.collect:
+            exit_ = await self._end()
+        files, skipped = await self._collect()
+        if exit_ is not None and "answered" not in self.facts:
+            self.facts["exit_code"], self.facts["signal"] = exit_.code, exit_.signal
+        return self._finished(_usage(wall, used, exit_), used, files, skipped)
+
+    async def _end(self) -> Exit | None:
+        """Until every process is dead, which after the kill is a matter of the kernel's time."""
+        with anyio.move_on_after(DYING, shield=True):
+            return await self.process.wait()
+        self.facts["broken"] = "the tree does not die"
+        return None
+
+    async def _collect(self) -> tuple[Sequence[File], Sequence[Skipped]]:
+        if not self.task.collect or "broken" in self.facts:
+            return (), ()
+        found = await anyio.to_thread.run_sync(
+            lambda: collect(self.process.work, self.task.collect, max_bytes=self.limits.disk)
+        )
+        own = self.plan.guest.get("filename")  # the program itself is no output of it
+        return [file for file in found.files if file.path != own], found.skipped
+
+    def _finished(
+        self, usage: Usage, used: Reading, files: Sequence[File], skipped: Sequence[Skipped]
+    ) -> Event:
+        self.facts.update(oom_kills=used.oom_kills, refused_forks=used.refused_forks)
+        verdict = judge(Facts(**self.facts))
+        return Finished.model_construct(
+            kind="finished",
+            status=verdict.status,
+            limit=verdict.limit,
+            exit_code=verdict.exit_code,
+            signal=verdict.signal,
+            truncated=self.truncated,
+            value=self.value,
+            files=tuple(files),
+            files_skipped=tuple(skipped),
+            error=self.error,
+            usage=usage,
+            isolation=self.process.isolation,
+        )
+
+
+def _usage(wall: float, used: Reading, exit_: Exit | None) -> Usage:
+    cpu, memory = used.cpu, used.memory
+    if exit_ is not None:
+        cpu = exit_.cpu if cpu is None else max(cpu, exit_.cpu or 0.0)
+        memory = exit_.memory if memory is None else memory
+    return Usage.model_construct(wall=wall, cpu=cpu, memory=memory, processes=used.processes)
+
+
+def _json_object(text: bytes) -> dict[str, Any]:
+    """A guest's JSON object; anything else is an empty one."""
+    with suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+    return {}

@@ -1,0 +1,144 @@
+"""
+The wire: one descriptor to wait on, and behind it all that a running tree can say.
+
+A selector holds the channel, the pipes and the tree's end, so that a run costs its event loop a
+single registration however many of them speak.
+"""
+
+import os
+import selectors
+from collections.abc import Iterator
+from typing import Literal
+
+from saggar.boundary.frames import TASK, Decoder, Frame, FrameError, pack
+from saggar.drivers.base import Process
+
+CHUNK = 1 << 18
+Stream = Literal["stdout", "stderr"]
+
+
+class Wire:
+    """
+    What comes from one tree, and the task and the stdin that go to it.
+
+    Nothing that is read here is believed: a broken or closed channel only means that from then on
+    the tree is judged by what it does.
+    """
+
+    def __init__(self, process: Process, max_blob: int) -> None:
+        self._process = process
+        self._decoder = Decoder(max_blob)
+        self._unsent = b""
+        self._stdin = b""
+        self._wanted = selectors.EVENT_READ
+        self.exited = False
+        """The first process is dead; what it wrote may still lie in the pipes."""
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(process.channel, selectors.EVENT_READ, self._from_channel)
+        self._selector.register(process.stdout, selectors.EVENT_READ, self._from_stdout)
+        self._selector.register(process.stderr, selectors.EVENT_READ, self._from_stderr)
+        self._selector.register(process.exited, selectors.EVENT_READ, self._on_exit)
+
+    def fileno(self) -> int:
+        """Readable when `read` has something to give."""
+        descriptor = self._selector.fileno()  # type: ignore[attr-defined]
+        assert isinstance(descriptor, int)
+        return descriptor
+
+    def send(self, head: bytes, stdin: bytes) -> None:
+        """The one task, as much of it as the socket takes now; the rest follows in `read`."""
+        self._unsent = pack(TASK, head)
+        self._stdin = stdin
+        self._write_channel()
+        if stdin:
+            self._selector.register(self._process.stdin, selectors.EVENT_WRITE, self._to_stdin)
+        else:
+            self._close_stdin()
+
+    def read(self) -> Iterator[Frame | tuple[Stream, bytes]]:
+        """Everything that is there now."""
+        for key, mask in self._selector.select(0):
+            if mask & selectors.EVENT_WRITE and key.fileobj is self._process.channel:
+                self._write_channel()
+            if mask & selectors.EVENT_READ or key.fileobj is not self._process.channel:
+                yield from key.data()
+
+    def drain(self) -> Iterator[tuple[Stream, bytes]]:
+        """What is left in the pipes now; what the dead have written cannot grow any more."""
+        for stream, descriptor in (
+            ("stdout", self._process.stdout),
+            ("stderr", self._process.stderr),
+        ):
+            while data := _read(descriptor):
+                yield stream, data  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Stop listening. The descriptors are the process's own to close."""
+        self._selector.close()
+
+    def _from_stdout(self) -> Iterator[tuple[Stream, bytes]]:
+        return self._from_pipe("stdout", self._process.stdout)
+
+    def _from_stderr(self) -> Iterator[tuple[Stream, bytes]]:
+        return self._from_pipe("stderr", self._process.stderr)
+
+    def _from_pipe(self, stream: Stream, descriptor: int) -> Iterator[tuple[Stream, bytes]]:
+        data = _read(descriptor)
+        if data:
+            yield stream, data
+        elif data is not None:
+            self._selector.unregister(descriptor)
+
+    def _from_channel(self) -> Iterator[Frame]:
+        try:
+            data = self._process.channel.recv(CHUNK)
+            if not data:
+                raise EOFError
+            yield from self._decoder.feed(data)
+        except BlockingIOError:
+            return
+        except (OSError, EOFError, FrameError):
+            self._unsent = b""
+            self._selector.unregister(self._process.channel)
+
+    def _on_exit(self) -> Iterator[Frame]:
+        self.exited = True
+        self._selector.unregister(self._process.exited)
+        return iter(())
+
+    def _write_channel(self) -> None:
+        try:
+            sent = self._process.channel.send(self._unsent)
+            self._unsent = self._unsent[sent:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._unsent = b""  # it closed its end; its exit, or its silence, will be judged
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        if wanted != self._wanted and self._process.channel in self._selector.get_map():
+            self._selector.modify(self._process.channel, wanted, self._from_channel)
+            self._wanted = wanted
+
+    def _to_stdin(self) -> Iterator[Frame]:
+        try:
+            sent = os.write(self._process.stdin, self._stdin[:CHUNK])
+            self._stdin = self._stdin[sent:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._stdin = b""  # nobody reads it any more
+        if not self._stdin:
+            self._selector.unregister(self._process.stdin)
+            self._close_stdin()
+        return iter(())
+
+    def _close_stdin(self) -> None:
+        self._process.close_stdin()
+
+
+def _read(descriptor: int) -> bytes | None:
+    """What a pipe has; nothing at its end; None when it has nothing now."""
+    try:
+        return os.read(descriptor, CHUNK)
+    except BlockingIOError:
+        return None

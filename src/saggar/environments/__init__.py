@@ -1,0 +1,1 @@
+"""Where dependencies come from: layers built once, mounted read-only."""

@@ -1,0 +1,299 @@
+"""
+The platform: where rooms are put together, and the way in for every door.
+
+Asynchronous at its core. `saggar.run` is the same thing for code that is not: one platform per
+process, on a thread of its own.
+"""
+
+import atexit
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, aclosing
+from typing import Any, Self, TypedDict, Unpack
+
+import anyio
+from anyio.from_thread import BlockingPortal
+from pydantic import ValidationError
+
+from saggar import registry
+from saggar.config import Settings, cache_dir
+from saggar.drivers.base import Driver
+from saggar.drivers.interpreter import find
+from saggar.engine import oneshot
+from saggar.engine.warm import Warm
+from saggar.errors import InvalidTask, SandboxBroken
+from saggar.model.environment import Environment
+from saggar.model.event import Event, Finished, afold
+from saggar.model.limits import Limits
+from saggar.model.plan import Capabilities, Layer, WarmKey
+from saggar.model.policy import Policy
+from saggar.model.program import Code, Command, Program
+from saggar.model.result import Result, Status
+from saggar.model.task import File, Task
+
+CLOSED = Policy()
+BARE = Environment()
+
+
+class TaskOptions(TypedDict, total=False):
+    """What can be said about a task beside its code; see `saggar.Task`."""
+
+    language: str
+    entry: str | None
+    input: object
+    args: Iterable[str]
+    env: Mapping[str, str] | None
+    files: Mapping[str, bytes | str] | Iterable[File]
+    collect: str | Iterable[str]
+    stdin: bytes | str
+    packages: str | Iterable[str]
+    environment: Environment | None
+    want_value: bool
+
+
+class Where(TypedDict, total=False):
+    """What can be said about where a task runs."""
+
+    policy: Policy | None
+    limits: Limits | Mapping[str, Any] | None
+    driver: str | None
+
+
+class RunOptions(TaskOptions, Where):
+    """Everything that `run` can be told."""
+
+
+class Platform:
+    """
+    Runs tasks on this machine, and keeps what makes that fast.
+
+        async with saggar.Platform() as platform:
+            result = await platform.run("print(6 * 7)")
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
+        self._stack = AsyncExitStack()
+        self._drivers: dict[str, Driver] = {}
+        self._warm: dict[str, Warm] = {}
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(self._tasks.cancel_scope.cancel)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    async def run(
+        self, code: str | bytes | Code | Program | Task, **options: Unpack[RunOptions]
+    ) -> Result[Any]:
+        """
+        Run `code` in a fresh sandbox and wait for its end.
+
+        Args:
+            code: Source text, a `Program`, or a whole `Task`, which no task option can change.
+            options: Those of `saggar.Task`, and `policy`, `limits`, `driver`.
+
+        Returns:
+            What came of it. A program that fails is a result like any other.
+
+        Raises:
+            UsageError: The task is not well formed, asks for what the policy denies, or names what
+                does not exist.
+            PlatformError: We could not do our part.
+        """
+        async with aclosing(self.events(code, **options)) as events:
+            return await afold(events)
+
+    async def events(
+        self, code: str | bytes | Code | Program | Task, **options: Unpack[RunOptions]
+    ) -> AsyncIterator[Event]:
+        """What happens during a run, as it happens; `run` is the sum of it. Raises what `run` does."""
+        where = {name: options.pop(name, None) for name in Where.__annotations__}  # type: ignore[misc]
+        task = _task(code, options)
+        policy = self._policy(where["policy"], where["limits"])
+        policy.admit(task)
+        plan = registry.language(_language(task))().plan(task)
+        warm = await self._warm_of(where["driver"] or self._settings.driver)
+        environment = task.program.environment
+        layers = await self._layers(environment)
+        key = _key(environment, policy)
+        pool, process = await warm.take(key, policy, layers)
+        try:
+            async with aclosing(oneshot.run(process, task, plan, policy.limits)) as events:
+                async for event in events:
+                    if isinstance(event, Finished) and event.status is Status.FAULT:
+                        raise SandboxBroken("the sandbox did not answer as it was built to")
+                    yield event
+        finally:
+            warm.done(key, policy, layers, pool)
+
+    async def prepare(
+        self, environment: Environment, *, progress: Callable[[str], None] | None = None
+    ) -> tuple[Layer, ...]:
+        """Build what `environment` needs, unless it is there. PrepareFailed carries the log."""
+        if not environment.packages and not environment.host_packages:
+            return ()
+        from saggar.environments.store import Store
+
+        store = Store(cache_dir(self._settings))
+        interpreter = find(environment.python).executable
+        return await store.prepare(environment, interpreter=interpreter, progress=progress)
+
+    async def sweep(self) -> dict[str, int]:
+        """
+        Remove what dead processes left behind: cgroups, leases of user ids, folders, old layers.
+
+        Returns how many of each there were.
+        """
+        from saggar.environments.store import Store
+
+        found: dict[str, int] = {}
+        for name in registry.drivers():
+            found |= self._driver(name).sweep()
+        return found | {"layers": len(Store(cache_dir(self._settings)).gc())}
+
+    async def probe(self) -> dict[str, Capabilities]:
+        """What each driver can enforce on this machine."""
+        return {name: await self._driver(name).probe() for name in registry.drivers()}
+
+    async def _layers(self, environment: Environment) -> Sequence[Layer]:
+        return () if environment == BARE else await self.prepare(environment)
+
+    def _policy(self, policy: Policy | None, limits: Limits | Mapping[str, Any] | None) -> Policy:
+        wanted = policy or CLOSED
+        if limits is not None:
+            wanted = wanted.replace(limits=_limits(limits))
+        ceiling = self._settings.ceiling
+        return wanted if ceiling is None else wanted.within(ceiling)
+
+    def _driver(self, name: str) -> Driver:
+        if name not in self._drivers:
+            self._drivers[name] = registry.driver(name)(self._settings)
+        return self._drivers[name]
+
+    async def _warm_of(self, name: str) -> Warm:
+        if name not in self._warm:
+            kept = None if self._settings.warm == "auto" else self._settings.warm
+            self._warm[name] = Warm(self._driver(name), self._tasks, kept)
+        return self._warm[name]
+
+
+def _task(code: Any, options: Any) -> Task:
+    try:
+        return Task.of(code, **options)
+    except ValidationError as exc:
+        raise InvalidTask.from_validation(exc, Task.model_fields) from None
+
+
+def _limits(limits: Limits | Mapping[str, Any]) -> Limits:
+    if isinstance(limits, Limits):
+        return limits
+    try:
+        return Limits(**limits)
+    except ValidationError as exc:
+        raise InvalidTask.from_validation(exc, Limits.model_fields) from None
+
+
+def _language(task: Task) -> str:
+    return "command" if isinstance(task.program.code, Command) else task.program.language
+
+
+def _key(environment: Environment, policy: Policy) -> WarmKey:
+    if environment == BARE:
+        return WarmKey(
+            interpreter="", environment="", network=policy.network, rung=policy.isolation
+        )
+    mounts = tuple((m.source, m.target, m.read_only) for m in environment.mounts)
+    return WarmKey(
+        interpreter=environment.python or "",
+        environment="\n".join(sorted(environment.packages)),
+        preload=environment.preload,
+        network=policy.network,
+        mounts=mounts,
+        root=environment.root,
+        rung=policy.isolation,
+        host_packages=environment.host_packages,
+    )
+
+
+class _Background:
+    """The platform of a process that has no event loop of its own: one thread, started once."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._started: Future[tuple[BlockingPortal, Platform]] = Future()
+        self._thread = threading.Thread(target=self._main, name="saggar", daemon=True)
+        self._thread.start()
+        self.portal, self.platform = self._started.result()
+
+    def _main(self) -> None:
+        anyio.run(self._live)
+
+    async def _live(self) -> None:
+        try:
+            async with BlockingPortal() as portal, Platform() as platform:
+                self._stop = anyio.Event()
+                self._started.set_result((portal, platform))
+                await self._stop.wait()
+        except BaseException as exc:
+            if not self._started.done():
+                self._started.set_exception(exc)
+            raise
+
+    def stop(self) -> None:
+        """End the platform and its thread."""
+        self.portal.start_task_soon(self._stop.set)
+        self._thread.join(10)
+
+
+_background: _Background | None = None
+_starting = threading.Lock()
+
+
+def _platform() -> _Background:
+    global _background  # noqa: PLW0603 - the one platform of this process
+    with _starting:
+        if _background is None:
+            _background = _Background()
+            atexit.register(_stop)
+    return _background
+
+
+def _stop() -> None:
+    if _background is not None and _background.pid == os.getpid():
+        _background.stop()
+
+
+def _forget() -> None:
+    # In a forked child: the thread is gone, the descriptors are the parent's business.
+    global _background, _starting  # noqa: PLW0603
+    _background, _starting = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def run(code: str | bytes | Code | Program | Task, **options: Unpack[RunOptions]) -> Result[Any]:
+    """
+    Run `code` in a fresh sandbox and wait for its end; for code without an event loop.
+
+    The first call starts a platform on a thread of its own, which lives as long as the process.
+    Inside a running loop it works, but that loop stands still meanwhile: use
+    `await Platform().run(...)` there. See `Platform.run` for everything else.
+    """
+    background = _platform()
+
+    async def call() -> Result[Any]:
+        return await background.platform.run(code, **options)
+
+    future = background.portal.start_task_soon(call)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()  # Ctrl-C: the tree must not outlive the interest in it
+        raise
