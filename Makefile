@@ -15,7 +15,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' Makefile
 
 $(READY): pyproject.toml uv.lock
-	$(UV) sync --all-groups $(if $(CI),--locked)
+	$(UV) sync --all-groups --compile-bytecode $(if $(CI),--locked)
 	@touch $@
 
 setup: $(READY) ## .venv with everything in it

@@ -1,9 +1,9 @@
-"""
+r"""
 Saggar runs code that you did not write, or do not want here, behind real walls.
 
     >>> import saggar
     >>> saggar.run("print(6 * 7)").stdout
-    '42\\n'
+    '42\n'
 """
 
 from importlib import import_module
@@ -40,7 +40,35 @@ _HOMES = {
     "UsageError": "saggar.errors",
     "run": "saggar.platform",
 }
-__all__ = sorted([*_HOMES])
+
+__all__ = [
+    "Display",
+    "DriverUnavailable",
+    "Environment",
+    "File",
+    "GuestError",
+    "InvalidTask",
+    "Limits",
+    "Mount",
+    "Network",
+    "NotFound",
+    "Overloaded",
+    "Platform",
+    "PlatformError",
+    "Policy",
+    "PolicyDenied",
+    "PrepareFailed",
+    "Program",
+    "Result",
+    "Rung",
+    "SaggarError",
+    "SandboxBroken",
+    "Settings",
+    "Status",
+    "Task",
+    "UsageError",
+    "run",
+]
 
 if TYPE_CHECKING:
     from saggar.config import Settings

@@ -8,7 +8,7 @@ process, on a thread of its own.
 import atexit
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, Self, TypedDict, Unpack
@@ -80,7 +80,7 @@ class Platform:
         self._warm: dict[str, Warm] = {}
 
     async def __aenter__(self) -> Self:
-        await self._stack.__aenter__()
+        self._stack.callback(self._close_drivers)
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._stack.callback(self._tasks.cancel_scope.cancel)
         return self
@@ -111,8 +111,8 @@ class Platform:
 
     async def events(
         self, code: str | bytes | Code | Program | Task, **options: Unpack[RunOptions]
-    ) -> AsyncIterator[Event]:
-        """What happens during a run, as it happens; `run` is the sum of it. Raises what `run` does."""
+    ) -> AsyncGenerator[Event]:
+        """What happens during a run, as it happens; `run` is its sum, and raises the same."""
         where = {name: options.pop(name, None) for name in Where.__annotations__}  # type: ignore[misc]
         task = _task(code, options)
         policy = self._policy(where["policy"], where["limits"])
@@ -121,16 +121,14 @@ class Platform:
         warm = await self._warm_of(where["driver"] or self._settings.driver)
         environment = task.program.environment
         layers = await self._layers(environment)
-        key = _key(environment, policy)
-        pool, process = await warm.take(key, policy, layers)
-        try:
-            async with aclosing(oneshot.run(process, task, plan, policy.limits)) as events:
-                async for event in events:
-                    if isinstance(event, Finished) and event.status is Status.FAULT:
-                        raise SandboxBroken("the sandbox did not answer as it was built to")
-                    yield event
-        finally:
-            warm.done(key, policy, layers, pool)
+        async with (
+            warm.child(_key(environment, policy), policy, layers) as process,
+            aclosing(oneshot.run(process, task, plan, policy.limits)) as events,
+        ):
+            async for event in events:
+                if isinstance(event, Finished) and event.status is Status.FAULT:
+                    raise SandboxBroken("the sandbox did not answer as it was built to")
+                yield event
 
     async def prepare(
         self, environment: Environment, *, progress: Callable[[str], None] | None = None
@@ -164,6 +162,10 @@ class Platform:
     async def _layers(self, environment: Environment) -> Sequence[Layer]:
         return () if environment == BARE else await self.prepare(environment)
 
+    def _close_drivers(self) -> None:
+        for driver in self._drivers.values():
+            driver.close()
+
     def _policy(self, policy: Policy | None, limits: Limits | Mapping[str, Any] | None) -> Policy:
         wanted = policy or CLOSED
         if limits is not None:
@@ -173,13 +175,16 @@ class Platform:
 
     def _driver(self, name: str) -> Driver:
         if name not in self._drivers:
-            self._drivers[name] = registry.driver(name)(self._settings)
+            driver: Driver = registry.driver(name)(self._settings)
+            self._drivers[name] = driver
         return self._drivers[name]
 
     async def _warm_of(self, name: str) -> Warm:
         if name not in self._warm:
-            kept = None if self._settings.warm == "auto" else self._settings.warm
-            self._warm[name] = Warm(self._driver(name), self._tasks, kept)
+            driver, kept = self._driver(name), self._settings.warm
+            if not getattr(driver, "warm", True):
+                kept = 0  # a child of its is used as soon as it stands, or not made
+            self._warm[name] = Warm(driver, self._tasks, None if kept == "auto" else kept)
         return self._warm[name]
 
 
@@ -271,7 +276,7 @@ def _stop() -> None:
 
 def _forget() -> None:
     # In a forked child: the thread is gone, the descriptors are the parent's business.
-    global _background, _starting  # noqa: PLW0603
+    global _background, _starting
     _background, _starting = None, threading.Lock()
 
 
@@ -291,7 +296,7 @@ def run(code: str | bytes | Code | Program | Task, **options: Unpack[RunOptions]
     async def call() -> Result[Any]:
         return await background.platform.run(code, **options)
 
-    future = background.portal.start_task_soon(call)
+    future: Future[Result[Any]] = background.portal.start_task_soon(call)
     try:
         return future.result()
     except BaseException:

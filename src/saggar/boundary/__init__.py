@@ -1,1 +1,1 @@
-"""What both sides of the wall need: the frames they speak, the plan they share, the system calls."""
+"""What both sides of the wall need: frames, plans, orders, system calls."""

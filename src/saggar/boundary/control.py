@@ -2,7 +2,7 @@
 What the host and a fork server say to each other: fixed records over a sequenced-packet socket.
 
 The host asks (`PARK`, and `REMOVE` for a folder it has finished with); the server and its children
-answer (`PARKED`, with descriptors, `GONE`, `FAILED`). Records are structs and the only text is an error's, since a fork server that imported
+answer (`PARKED`, with descriptors, `GONE`, `FAILED`). Structs, because a fork server that imported
 somebody's package is less trusted than the host.
 """
 
@@ -25,7 +25,7 @@ kind, serial of the child, and for `GONE` its wait status, CPU seconds and peak 
 """
 
 
-def pack(
+def pack(  # noqa: PLR0913, PLR0917 - the fields of the record
     kind: int, serial: int, status: int = 0, cpu: float = 0.0, memory: int = 0, text: str = ""
 ) -> bytes:
     """A record as it goes over the socket."""
@@ -35,8 +35,9 @@ def pack(
 
 def unpack(data: bytes) -> Record:
     """The record in one packet; `struct.error` when it is none."""
-    head = RECORD.unpack_from(data)
-    return Record(*head, data[RECORD.size :].decode("utf-8", "replace"))
+    kind, serial, status, cpu, memory = RECORD.unpack_from(data)
+    text = data[RECORD.size :].decode("utf-8", "replace")
+    return Record(kind, serial, status, cpu, memory, text)
 
 
 def reason(exc: BaseException) -> str:

@@ -29,8 +29,9 @@ AT_RECURSIVE, AT_EMPTY_PATH = 0x8000, 0x1000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_CHILD_SUBREAPER, PR_CAP_AMBIENT = 24, 28, 36, 47
 PR_SET_NAME, PR_CAP_AMBIENT_CLEAR_ALL = 15, 4
-SECBITS_LOCKED_NOROOT = 0x23
-"""NOROOT with its lock, KEEP_CAPS locked off: uid 0 means nothing, here or after an exec."""
+SECBITS_LOCKED = 0xEF
+"""NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE locked on, KEEP_CAPS off: uid 0 means nothing."""
+SECBIT_NO_SETUID_FIXUP = 4
 
 CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP = 0, 5, 6, 7, 8
 CAP_NET_ADMIN, CAP_SYS_CHROOT, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_SETFCAP = 12, 18, 21, 24, 31
@@ -39,16 +40,61 @@ FSCONFIG_SET_STRING, FSCONFIG_CMD_RECONFIGURE = 1, 7
 FSPICK_CLOEXEC, FSPICK_EMPTY_PATH = 1, 8
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 1, 2, 4, 8
 
-# Numbers that differ between the two machines walls exist for; the rest are the same on both.
-_BY_MACHINE = {
-    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317},
-    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277},
+_X86_64 = {
+    "rt_sigprocmask": 14,
+    "close": 3,
+    "write": 1,
+    "sendmsg": 46,
+    "socketpair": 53,
+    "fcntl": 72,
+    "chdir": 80,
+    "umask": 95,
+    "setresuid": 117,
+    "setresgid": 119,
+    "capset": 126,
+    "pivot_root": 155,
+    "prctl": 157,
+    "mount": 165,
+    "umount2": 166,
+    "openat": 257,
+    "mkdirat": 258,
+    "unshare": 272,
+    "dup3": 292,
+    "pipe2": 293,
+    "setns": 308,
+    "seccomp": 317,
 }
+_AARCH64 = {
+    "rt_sigprocmask": 135,
+    "close": 57,
+    "write": 64,
+    "sendmsg": 211,
+    "socketpair": 199,
+    "fcntl": 25,
+    "chdir": 49,
+    "umask": 166,
+    "setresuid": 147,
+    "setresgid": 149,
+    "capset": 91,
+    "pivot_root": 41,
+    "prctl": 167,
+    "mount": 40,
+    "umount2": 39,
+    "openat": 56,
+    "mkdirat": 34,
+    "unshare": 97,
+    "dup3": 24,
+    "pipe2": 59,
+    "setns": 268,
+    "seccomp": 277,
+}
+# Newer ones have the same number everywhere.
 _SAME = {
     "open_tree": 428,
     "move_mount": 429,
     "fsconfig": 431,
     "fspick": 433,
+    "pidfd_open": 434,
     "close_range": 436,
     "openat2": 437,
     "mount_setattr": 442,
@@ -56,12 +102,16 @@ _SAME = {
     "landlock_add_rule": 445,
     "landlock_restrict_self": 446,
 }
+_BY_MACHINE = {"x86_64": _X86_64, "aarch64": _AARCH64}
 NUMBERS = _SAME | _BY_MACHINE.get(os.uname().machine, {})
 
+PAGE = os.sysconf("SC_PAGESIZE")
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
 _libc.syscall.restype = c_long
 _libc.clone.argtypes = (c_void_p, c_void_p, c_int, c_void_p)
+_libc.mmap.restype = c_size_t
+_libc.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
 _libc.prctl.argtypes = (c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 
 
@@ -191,7 +241,7 @@ FILE_RIGHTS = 0x1C007
 """Those of Landlock's rights that a rule on something other than a directory may name."""
 
 
-def landlock(  # noqa: PLR0913 - a ruleset's description, as the kernel has it
+def landlock(  # noqa: PLR0913, PLR0917 - a ruleset's description, as the kernel has it
     fs: int, net: int, scoped: int, rules: "list[tuple[str, int]]", size: int, flags: int
 ) -> None:
     """
@@ -247,6 +297,17 @@ def flush_stdio() -> None:
     _libc.fflush(None)
 
 
-def protect(address: int, length: int, protection: int) -> None:
-    """mprotect(2) on whole pages."""
-    _check(_libc.mprotect(c_void_p(address), c_size_t(length), protection), "mprotect")
+def private_memory(size: int) -> int:
+    """The address of fresh memory that no forked child shares."""
+    address = _libc.mmap(None, c_size_t(size), 0x3, 0x22, -1, 0)
+    if address == ctypes.c_size_t(-1).value:
+        _check(-1, "mmap")
+    return int(address)
+
+
+def executable_memory(code: bytes, room: int = 0) -> int:
+    """`code` at the start of a page that can only be read and run, and `room` bytes behind it."""
+    address = private_memory(PAGE + room)
+    ctypes.memmove(address, code, len(code))
+    _check(_libc.mprotect(c_void_p(address), c_size_t(PAGE), 0x5), "mprotect")
+    return address

@@ -56,6 +56,10 @@ class WallPlan:
     disk: int
     inodes: int
     """The writable space a child is parked with; made what its task asks for at the claim."""
+    rlimits: tuple[tuple[int, int, int], ...]
+    """Resource limits that are the same for all children: resource, soft, hard."""
+    entrances: int
+    """How many cgroups a child enters, through descriptors that come with the request for it."""
     environment: tuple[tuple[str, str], ...]
     preload: tuple[str, ...]
     """Modules the fork server imports for all its children."""

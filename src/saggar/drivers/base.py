@@ -123,6 +123,9 @@ class Driver(Protocol):
     async def probe(self) -> Capabilities:
         """What it can enforce here, found by trying; asked again it answers from memory."""
 
+    def close(self) -> None:
+        """Give back what is kept between nurseries; none is open any more."""
+
     def sweep(self) -> Mapping[str, int]:
         """Remove what dead processes of ours left on this machine; how many of what."""
 

@@ -6,15 +6,15 @@ is carried along as its words.
 """
 
 import json
-import marshal
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import anyio
 
 from saggar.boundary import frames
+from saggar.boundary.order import Order
 from saggar.drivers.base import Exit, Process, Reading
 from saggar.engine.collect import collect
 from saggar.engine.verdict import Facts, judge
@@ -34,11 +34,10 @@ MAX_DISPLAYS = 256
 MAX_TEXT = 1 << 16
 
 
-async def run(process: Process, task: Task, plan: Plan, limits: Limits) -> AsyncIterator[Event]:
+async def run(process: Process, task: Task, plan: Plan, limits: Limits) -> AsyncGenerator[Event]:
     """
-    Run `task` in a parked `process`, which is released in the end, however that comes.
-
-    Cancelled, it kills the tree and says nothing more.
+    Run `task` in a parked `process`. Whoever took that releases it when this ends, however it ends:
+    until then a tree that has answered, or a caller who has given up, has not been killed.
     """
     one = _Run(process, task, plan, limits)
     try:
@@ -55,7 +54,6 @@ async def run(process: Process, task: Task, plan: Plan, limits: Limits) -> Async
         yield await one.finish()
     finally:
         one.wire.close()
-        process.release()
 
 
 class _Run:
@@ -80,27 +78,28 @@ class _Run:
         self.soft = self.started + self.limits.wall
         self.hard = self.soft + self.limits.grace
         self.next_look = self.started + LOOK
-        self.wire.send(marshal.dumps(self._message(), 2), self._stdin())
+        for _ in self.hear():
+            pass  # what a parked child has said is that it stands, and nothing else
+        self.wire.send(self._order().encode(), self._stdin())
 
-    def _message(self) -> dict[str, Any]:
-        task, process = self.task, self.process
-        with_entry = task.program.entry is not None and not task.input.is_none
-        return {
-            "argv": list(self.plan.argv) if self.plan.argv is not None else None,
-            "args": list(task.args),
-            "env": {**process.environment, **task.env},
-            "cwd": process.cwd,
-            "site": list(process.site),
-            "files": [(f.path, f.content, f.mode) for f in (*self.plan.files, *task.files)],
-            "rlimits": list(process.rlimits),
-            "input": task.input.data if with_entry else None,
-            "largest": self.limits.output,
-            "code": None,
-            "filename": None,
-            "entry": None,
-            "want_value": False,
-            **self.plan.guest,
-        }
+    def _order(self) -> Order:
+        task, process, guest = self.task, self.process, self.plan.guest
+        asked = task.program.entry is not None and not task.input.is_none
+        return Order(
+            argv=self.plan.argv,
+            code=guest.get("code", ""),
+            filename=guest.get("filename", ""),
+            entry=guest.get("entry"),
+            input=task.input.data if asked else None,
+            want_value=guest.get("want_value", False),
+            args=task.args,
+            env={**process.environment, **task.env},
+            cwd=process.cwd,
+            site=process.site,
+            files=tuple((f.path, f.content, f.mode) for f in (*self.plan.files, *task.files)),
+            rlimits=process.rlimits,
+            largest=self.limits.output,
+        )
 
     def _stdin(self) -> bytes:
         """A script finds its input there; a function gets it as its argument."""
@@ -120,13 +119,17 @@ class _Run:
 
     def hear(self) -> Iterator[Event]:
         """What has come over the wire, up to the frame that ends it."""
-        for said in self.wire.read():
-            if isinstance(said, frames.Frame):
-                yield from self._frame(said)
-            else:
-                yield from self._output(*said)
-            if "answered" in self.facts:
-                return
+        heard = True
+        while heard and not self.over:
+            heard = False
+            for said in self.wire.read():
+                heard = True
+                if isinstance(said, frames.Frame):
+                    yield from self._frame(said)
+                else:
+                    yield from self._output(*said)
+                if "answered" in self.facts:
+                    return
 
     def _output(self, stream: Stream, data: bytes) -> Iterator[Event]:
         kept = data[: max(0, self.limits.output - self.written)]
@@ -222,9 +225,9 @@ class _Run:
         self.facts["killed_by_us"] = bool(self.killed)
         if self.process.disk_full():
             self.facts["disk_full"] = True
-        self.process.kill()
         exit_: Exit | None = None
         if "answered" not in self.facts or self.task.collect:
+            self.process.kill()
             exit_ = await self._end()
         files, skipped = await self._collect()
         if exit_ is not None and "answered" not in self.facts:

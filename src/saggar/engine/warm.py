@@ -8,8 +8,8 @@ follows the misses; what is not asked for goes cold again.
 import select
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -26,36 +26,64 @@ IDLE = 300.0
 COOLING = 10.0
 """Seconds without a miss after which one child fewer is kept."""
 RECYCLED = 5_000
-"""Children of one server; they share its address layout and hash seed, so it does not live for ever."""
+"""Children of one server: they share its address layout and hash seed, so it is replaced."""
 SERVERS = 8
 """Servers at once; the one asked longest ago makes room."""
 TRIES = 3
 
 
 class Pool:
-    """The children of one server: those parked, and the number of those at work."""
+    """The children of one server: those parked, the number of those at work, and the finished."""
 
-    def __init__(self, nursery: Nursery, wanted: int) -> None:
+    def __init__(self, nursery: Nursery, fixed: int | None) -> None:
         self.nursery = nursery
-        self.wanted = wanted
+        self.fixed = fixed
+        self.wanted = FEWEST if fixed is None else fixed
         self.parked: deque[Process] = deque()
+        self.finished: list[Process] = []
         self.working = 0
-        self.refilling = False
         self.asked = self.missed = time.monotonic()
-        self.stopped = anyio.Event()
+        self.retired = False
+        self.stirred = anyio.Event()
 
-    def stop(self) -> None:
-        """No further child is taken from here; the server ends when the last one is done."""
-        self.stopped.set()
+    def take(self) -> Process | None:
+        """A parked child that is still alive, if there is one."""
+        self.asked = time.monotonic()
         while self.parked:
+            process = self.parked.popleft()
+            if not _readable(process.exited):
+                return process
+            process.release()
+        self.missed = self.asked
+        if self.fixed is None:
+            self.wanted = min(self.wanted + 1, MOST)
+        return None
+
+    def retire(self) -> None:
+        """No further child is taken from here; the server ends when the last one is done."""
+        self.retired = True
+        self.stirred.set()
+
+    def bury(self) -> None:
+        """End what has finished: after its answer has left, and before anything new is begun."""
+        while self.finished:
+            self.finished.pop().release()
+
+    def cool(self) -> None:
+        """One child fewer, if nobody missed one lately."""
+        if self.fixed is None and time.monotonic() - self.missed > COOLING:
+            self.wanted = max(FEWEST, self.wanted - 1)
+        while len(self.parked) > (0 if self.retired else self.wanted):
             self.parked.popleft().release()
 
-    def cool(self, fixed: bool) -> None:
-        """One child fewer, if nobody missed one lately."""
-        if not fixed and time.monotonic() - self.missed > COOLING and self.wanted > FEWEST:
-            self.wanted -= 1
-        while len(self.parked) > self.wanted:
-            self.parked.popleft().release()
+    async def refill(self) -> None:
+        """Park what is missing, one at a time: whoever finishes meanwhile is buried in between."""
+        while len(self.parked) < self.wanted and not self.retired:
+            try:
+                self.parked.append(await self.nursery.park())
+            except SandboxBroken:
+                return  # the next one who asks finds out, and says so to somebody who waits for it
+            self.bury()
 
 
 class Warm:
@@ -68,111 +96,89 @@ class Warm:
         self._pools: dict[WarmKey, Pool] = {}
         self._starting: dict[WarmKey, anyio.Lock] = {}
 
-    async def take(
+    @asynccontextmanager
+    async def child(
         self, key: WarmKey, policy: Policy, layers: Sequence[Layer]
-    ) -> tuple[Pool, Process]:
+    ) -> AsyncIterator[Process]:
         """
-        A child that nobody has used, and the pool to say `done` to.
+        A child that nobody has used, for the length of a block; nobody will use it again.
 
         Raises:
             DriverUnavailable: The walls cannot be had here.
             SandboxBroken: They could not be built this time.
         """
-        for attempt in range(TRIES):
-            pool = await self._pool(key, policy, layers)
+        pool, process = await self._take(key, policy, layers)
+        pool.working += 1
+        try:
+            yield process
+        finally:
+            pool.working -= 1
+            pool.finished.append(process)
+            pool.stirred.set()
+
+    async def _take(
+        self, key: WarmKey, policy: Policy, layers: Sequence[Layer]
+    ) -> tuple[Pool, Process]:
+        for _ in range(TRIES):
+            pool = self._pools.get(key)
+            if pool is None or not pool.nursery.alive or pool.nursery.born >= RECYCLED:
+                pool = await self._fresh(key, policy, layers)
             try:
-                process = self._parked(pool) or await self._missed(pool)
-            except SandboxBroken:
-                # Its server may have been killed between two runs: the next one is a fresh one.
-                if attempt + 1 == TRIES or pool.nursery.alive:
-                    raise
-                continue
-            pool.working += 1
-            pool.asked = time.monotonic()
-            return pool, process
-        raise AssertionError("the last try returns or raises")
+                return pool, pool.take() or await pool.nursery.park()
+            except SandboxBroken as exc:
+                # Its server may have been killed since: then the next one is a fresh one.
+                broken = exc
+                if pool.nursery.alive:
+                    break
+        raise broken
 
-    def done(self, key: WarmKey, policy: Policy, layers: Sequence[Layer], pool: Pool) -> None:
-        """A run is over; its place in the pool is filled again, beside the path of the next one."""
-        pool.working -= 1
-        if not pool.refilling and not pool.stopped.is_set():
-            pool.refilling = True
-            self._tasks.start_soon(self._refill, key, policy, layers, pool)
-
-    def _parked(self, pool: Pool) -> Process | None:
-        while pool.parked:
-            process = pool.parked.popleft()
-            if not _readable(process.exited):
-                return process
-            process.release()
-        return None
-
-    async def _missed(self, pool: Pool) -> Process:
-        pool.missed = time.monotonic()
-        if self._kept is None:
-            pool.wanted = min(pool.wanted + 1, MOST)
-        return await pool.nursery.park()
-
-    async def _pool(self, key: WarmKey, policy: Policy, layers: Sequence[Layer]) -> Pool:
+    async def _fresh(self, key: WarmKey, policy: Policy, layers: Sequence[Layer]) -> Pool:
+        """A new server for `key`, unless somebody who waited for the same thing has started it."""
+        before = self._pools.get(key)
         async with self._starting.setdefault(key, anyio.Lock()):
             pool = self._pools.get(key)
-            if pool is None or not pool.nursery.alive:
-                if pool is not None:
-                    pool.stop()
-                    del self._pools[key]
+            if pool is None or pool is before:
                 self._make_room()
-                pool = await self._start(key, policy, layers)
-        return pool
-
-    async def _start(self, key: WarmKey, policy: Policy, layers: Sequence[Layer]) -> Pool:
-        nursery = self._driver.nursery(key, policy, layers)
-        pool: Pool = await self._tasks.start(self._keep, nursery)
-        self._pools[key] = pool
+                pool = await self._tasks.start(self._keep, key, policy, layers)
+                self._pools[key] = pool
+                if before is not None:
+                    before.retire()
         return pool
 
     async def _keep(
         self,
-        nursery: AbstractAsyncContextManager[Nursery],
+        key: WarmKey,
+        policy: Policy,
+        layers: Sequence[Layer],
         *,
         task_status: TaskStatus[Pool],
     ) -> None:
         """A server's whole life: from its first child to the end of its last run."""
-        async with nursery as server:
-            pool = Pool(server, FEWEST if self._kept is None else self._kept)
+        async with self._driver.nursery(key, policy, layers) as nursery:
+            pool = Pool(nursery, self._kept)
             task_status.started(pool)
             try:
-                while not pool.stopped.is_set():
+                while not pool.retired or (pool.working and nursery.alive):
                     with anyio.move_on_after(COOLING):
-                        await pool.stopped.wait()
-                    pool.cool(fixed=self._kept is not None)
+                        await pool.stirred.wait()
+                    pool.stirred = anyio.Event()
+                    pool.bury()
+                    await pool.refill()
+                    pool.cool()
                     if time.monotonic() - pool.asked > IDLE and not pool.working:
                         self._forget(pool)
-                while pool.working and server.alive:
-                    await anyio.sleep(COOLING / 100)
             finally:
-                pool.stop()
+                pool.retired = True
+                pool.bury()
+                pool.cool()
 
     def _forget(self, pool: Pool) -> None:
         self._pools = {key: other for key, other in self._pools.items() if other is not pool}
-        pool.stop()
+        pool.retire()
 
     def _make_room(self) -> None:
         if len(self._pools) >= SERVERS:
             self._forget(min(self._pools.values(), key=lambda pool: pool.asked))
-
-    async def _refill(
-        self, key: WarmKey, policy: Policy, layers: Sequence[Layer], pool: Pool
-    ) -> None:
-        try:
-            if pool.nursery.born >= RECYCLED and self._pools.get(key) is pool:
-                await self._start(key, policy, layers)
-                pool.stop()
-            while len(pool.parked) < pool.wanted and not pool.stopped.is_set():
-                pool.parked.append(await pool.nursery.park())
-        except SandboxBroken:
-            pass  # the next `take` finds out, and says so to somebody who is waiting for it
-        finally:
-            pool.refilling = False
 
 
 def _readable(descriptor: int) -> bool:

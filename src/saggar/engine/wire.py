@@ -41,9 +41,7 @@ class Wire:
 
     def fileno(self) -> int:
         """Readable when `read` has something to give."""
-        descriptor = self._selector.fileno()  # type: ignore[attr-defined]
-        assert isinstance(descriptor, int)
-        return descriptor
+        return int(self._selector.fileno())
 
     def send(self, head: bytes, stdin: bytes) -> None:
         """The one task, as much of it as the socket takes now; the rest follows in `read`."""

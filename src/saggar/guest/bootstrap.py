@@ -8,6 +8,7 @@ interpreter of another version than the host's compiles the sources itself.
 import marshal
 import posix
 import sys
+import types
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import MAGIC_NUMBER
 
@@ -15,18 +16,20 @@ from _frozen_importlib_external import MAGIC_NUMBER
 class Bundle:
     """An importer over `{name: (is package, marshalled code, source)}`."""
 
-    def __init__(self, data):
+    def __init__(self, data: bytes) -> None:
         self.magic, self.modules = marshal.loads(data)
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """The importer's question; what is not ours is somebody else's to find."""
         if name in self.modules:
-            return ModuleSpec(name, self, is_package=self.modules[name][0])
+            return ModuleSpec(name, self, is_package=self.modules[name][0])  # type: ignore[arg-type]
         return None
 
-    def create_module(self, spec):
-        return None
+    def create_module(self, spec: ModuleSpec) -> None:
+        """An ordinary module will do."""
 
-    def exec_module(self, module):
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Run its code, compiled by the host if that speaks our byte code."""
         _, code, source = self.modules[module.__name__]
         same = self.magic == MAGIC_NUMBER
         exec(
@@ -34,7 +37,8 @@ class Bundle:
         )
 
 
-def read(fd):
+def read(fd: int) -> bytes:
+    """The whole of a memory file."""
     size = posix.fstat(fd).st_size
     return posix.pread(fd, size, 0)
 

@@ -6,10 +6,12 @@ never sees a task: the child sends its descriptors to the host itself, and from 
 child talk alone.
 """
 
-import _signal as signals
+import _signal as signals  # type: ignore[import-not-found]  # no enum: it costs milliseconds
 import _socket
+import fcntl
 import gc
 import os
+import resource
 import select
 import struct
 import sys
@@ -17,8 +19,11 @@ import sys
 from saggar.boundary import control as ctl
 from saggar.boundary import syscalls as sys_
 from saggar.boundary.wallplan import WallPlan
-from saggar.guest import runner, survivors, walls
+from saggar.guest import program, runner, survivors
+from saggar.guest.confine import confine
+from saggar.guest.script import Script
 from saggar.guest.tinyinit import TinyInit
+from saggar.guest.walls import CONTROL, ENTRANCES, PROC, SYS, JailWalls
 
 INNER = {
     "mnt": sys_.CLONE_NEWNS,
@@ -28,6 +33,8 @@ INNER = {
     "pid": sys_.CLONE_NEWPID,
 }
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+HIGH = 64
+"""Above it is what only the server needs."""
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -48,20 +55,21 @@ class Home:
     """The server's own namespaces, by descriptor, so that it can leave them and come back."""
 
     def __init__(self) -> None:
-        kinds = INNER | {"net": sys_.CLONE_NEWNET}
-        self._doors = [(self._open(name), kind) for name, kind in kinds.items()]
-
-    def _open(self, name: str) -> int:
-        return os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        self._away, self._back = Script(), Script()
+        self._away.add("unshare", sum(INNER.values()))
+        for name, kind in (INNER | {"net": sys_.CLONE_NEWNET}).items():
+            door = os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            self._back.add("setns", door, kind)
+        self._away.compile()
+        self._back.compile()
 
     def leave(self) -> None:
         """New namespaces around us; children are born in a pid namespace without a pid 1 yet."""
-        sys_.unshare(sum(INNER.values()))
+        self._away.run()
 
     def come_back(self) -> None:
         """Home again, whichever of them we left."""
-        for fd, kind in self._doors:
-            sys_.setns(fd, kind)
+        self._back.run()
 
 
 class Networks:
@@ -91,8 +99,6 @@ class Networks:
 
 def bring_up_loopback() -> None:
     """What `ip link set lo up` does."""
-    import fcntl
-
     probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     request = struct.pack("16sH22x", b"lo", 0)
     flags = struct.unpack("16sH22x", fcntl.ioctl(probe.fileno(), SIOCGIFFLAGS, request))[1]
@@ -117,7 +123,7 @@ class ForkServer:
         self._networks = Networks(plan.network)
         if self._jail:
             self._tinyinit = TinyInit()
-            self._outside = walls.Outside()
+            self._walls = JailWalls(plan)
             self._home = Home()
 
     def serve(self) -> None:
@@ -138,12 +144,7 @@ class ForkServer:
                 self._obey()
 
     def _obey(self) -> None:
-        try:
-            data = self._control.recv(ctl.MAX_RECORD)
-        except OSError:
-            data = b""
-        if not data:
-            os._exit(0)
+        data = self._receive()
         record = ctl.unpack(data)
         if record.kind == ctl.REMOVE:
             survivors.remove(self._folders.pop(record.serial, ""))
@@ -152,6 +153,19 @@ class ForkServer:
             self._park(record.serial)
         except Exception as exc:  # the edge: the host decides what a failed fork means
             self._tell(ctl.pack(ctl.FAILED, record.serial, text=ctl.reason(exc)))
+
+    def _receive(self) -> bytes:
+        """One record; the descriptors that came with it stand where children look for them."""
+        try:
+            data, ancillary, _, _ = self._control.recvmsg(ctl.MAX_RECORD, 64)
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(0)
+        for _, _, packed in ancillary:
+            for number, fd in enumerate(struct.unpack(f"{len(packed) // 4}i", packed)):
+                place(fd, ENTRANCES + number)
+        return data
 
     def _tell(self, record: bytes) -> None:
         try:
@@ -182,7 +196,7 @@ class ForkServer:
                 os.chown(path, child.uid, child.uid)
 
     def _take_uid(self) -> int:
-        """An id that no living child has; an ordinary user's children share the only one there is."""
+        """An id that no living child has; an ordinary user has one, and all children share it."""
         if self._plan.uids == 1:
             return 0
         if not self._uids:
@@ -220,43 +234,23 @@ class ForkServer:
         return pid
 
     def _become(self, child: Child) -> None:
-        """In the child: walls, descriptors, hand-over, and then the one task."""
-        signals.pthread_sigmask(signals.SIG_UNBLOCK, {signals.SIGCHLD})
+        """In the child: walls, the host told, and then the one task."""
         if self._jail:
-            ends, handles = self._behind_namespaces(child)
+            self._walls.build(child.serial, child.uid)
         else:
-            ends, handles = self._behind_landlock(child)
+            self._confine(child)
+        runner.rehearse()
+        runner.serve(self._plan.parked, self._plan.site)
+
+    def _confine(self, child: Child) -> None:
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, {signals.SIGCHLD})
+        for number in range(self._plan.entrances):
+            os.write(ENTRANCES + number, b"0")
+        ends, handles = confine(self._plan, child.folder, child.uid, self._pid)
         packed = struct.pack(f"{len(handles)}i", *handles)
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)]
         self._control.sendmsg([ctl.pack(ctl.PARKED, child.serial, text=os.getcwd())], rights)
         ends.keep_only_own()
-        runner.serve(self._plan.parked, self._plan.site)
-
-    def _behind_namespaces(self, child: Child) -> "tuple[runner.Ends, list[int]]":
-        work, space = walls.mount_space(self._plan, child.uid)
-        walls.mount_proc()
-        walls.take_uid(child.uid)
-        ends = runner.Ends()  # pipes belong to the guest's id, or it could not reopen /dev/stdout
-        walls.own_user_namespace(self._outside, child.uid)
-        walls.drop_power()
-        walls.bind_to(0)  # as seen from a pid namespace that it is not in
-        os.chdir("/work")
-        own, init = os.pidfd_open(os.getpid()), os.pidfd_open(1)
-        walls.seal(self._plan)
-        return ends, [*ends.for_host(), work, own, space, init]
-
-    def _behind_landlock(self, child: Child) -> "tuple[runner.Ends, list[int]]":
-        if child.uid:
-            walls.become_another(child.uid)
-        os.stat(os.__file__)  # a library under a private home would fail later, and be a puzzle
-        ends = runner.Ends()
-        os.setsid()
-        walls.bind_to(self._pid)
-        os.chdir(child.folder)  # the rules say "." for it
-        work = os.open("work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        walls.seal(self._plan)
-        os.chdir("work")
-        return ends, [*ends.for_host(), work, os.pidfd_open(os.getpid())]
 
     def _reap(self) -> None:
         while True:
@@ -270,7 +264,7 @@ class ForkServer:
             if child is not None:
                 self._bury(child, pid, status, usage)
 
-    def _bury(self, child: Child, pid: int, status: int, usage) -> None:
+    def _bury(self, child: Child, pid: int, status: int, usage: resource.struct_rusage) -> None:
         """Told when the whole namespace is gone: only then is nobody left who could write."""
         if pid == child.process:
             child.end = status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
@@ -302,21 +296,45 @@ def preload(plan: WallPlan) -> None:
     del sys.path[: len(plan.site)]
 
 
+def settle(words: list[str]) -> tuple[int, ...]:
+    """
+    Move the descriptors we were given out of the way, and those that children need into place.
+
+    Returns the supervisor, the guard, the plan and the bundle; whatever else there is, is held.
+    """
+    high = [fcntl.fcntl(int(word), fcntl.F_DUPFD_CLOEXEC, HIGH) for word in words]
+    os.closerange(CONTROL, HIGH)
+    place(high[0], CONTROL)
+    for path, number in (("/proc", PROC), ("/proc/sys", SYS)):
+        place(os.open(path, os.O_PATH | os.O_CLOEXEC), number)
+    return tuple(high[1:5])
+
+
+def place(fd: int, number: int) -> None:
+    """Give a descriptor the number it is known by."""
+    if fd != number:
+        os.dup2(fd, number, inheritable=False)
+        os.close(fd)
+
+
 def main(words: list[str]) -> None:
     """Settle behind the outer walls, then serve."""
-    control, supervisor, guard, plan_fd, bundle, *held = map(int, words)
+    supervisor, guard, plan_fd, bundle = settle(words)
     try:
         plan = WallPlan.decode(os.pread(plan_fd, 1 << 24, 0))
-        for fd in (control, supervisor, guard, *held):
-            os.set_inheritable(fd, False)
         os.close(plan_fd)
+        runner.limit(plan.rlimits)
         sys_.seccomp(plan.outer_filter)
         preload(plan)
-        server = ForkServer(plan, control, (supervisor, guard))
+        server = ForkServer(plan, CONTROL, (supervisor, guard))
+        if plan.rung == "jail":
+            # Children change their ids and keep what they build with; they drop it themselves.
+            sys_.prctl(sys_.PR_SET_SECUREBITS, sys_.SECBIT_NO_SETUID_FIXUP)
         sys_.prctl(sys_.PR_SET_DUMPABLE, 0)  # after it has opened its own namespaces
         os.close(bundle)
+        program.furnish()
     except BaseException as exc:  # the edge: the host reports it
-        os.write(control, ctl.pack(ctl.FAILED, 0, text=ctl.reason(exc)))
+        os.write(CONTROL, ctl.pack(ctl.FAILED, 0, text=ctl.reason(exc)))
         os._exit(1)
     gc.collect()
     gc.freeze()

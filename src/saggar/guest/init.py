@@ -90,13 +90,13 @@ def go_between(plan: WallPlan, fds: Descriptors) -> int:
         os._exit(1)  # the child has complained
     write_maps(child, plan)
     os.write(mapped[1], b"m")
-    server = os.read(answer[0], 32)
+    told = os.read(answer[0], 32)
     os.waitpid(child, 0)
     for end in (entered[0], mapped[1], answer[0]):
         os.close(end)
-    if not server:
+    if not told:
         os._exit(1)
-    return int(server)
+    return int(told)
 
 
 def write_maps(pid: int, plan: WallPlan) -> None:
@@ -108,6 +108,7 @@ def write_maps(pid: int, plan: WallPlan) -> None:
 
 
 def write(path: str, text: str) -> None:
+    """Write one of the kernel's files."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())

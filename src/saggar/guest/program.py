@@ -7,6 +7,7 @@ Apart from the runner because it is the one part that knows Python rather than t
 import _sitebuiltins
 import atexit
 import builtins
+import gc
 import os
 import sys
 import threading
@@ -15,10 +16,25 @@ from collections.abc import Callable
 
 from saggar.boundary import frames
 from saggar.boundary import syscalls as sys_
+from saggar.boundary.order import Order
 
 REFUSALS = {28: "disk", 122: "disk", 27: "file_size"}  # ENOSPC, EDQUOT, EFBIG
 MAX_TEXT = 1 << 16
 """How much of an error's message or of a value's repr travels, in characters."""
+LIBRARY = tuple(sys.path)
+"""Where the standard library is: all that a bare environment has."""
+OURS: list[types.ModuleType] = []
+"""Our modules, kept alive: to tear one down would touch the memory of all it defines."""
+REHEARSAL = "print(end='')\n"
+REPRESENTATIONS = (
+    ("_repr_html_", "text/html"),
+    ("_repr_markdown_", "text/markdown"),
+    ("_repr_svg_", "image/svg+xml"),
+    ("_repr_png_", "image/png"),
+    ("_repr_jpeg_", "image/jpeg"),
+    ("_repr_latex_", "text/latex"),
+    ("_repr_json_", "application/json"),
+)
 
 Tell = Callable[..., None]
 
@@ -31,63 +47,37 @@ class Outcome:
         self.refused = ""
 
 
-def run(task: dict, tell: Tell) -> tuple[int, str]:
-    """Run the task's code to the end of its threads and exit handlers; the exit code."""
-    outcome = Outcome()
-    main = new_main(task, tell)
-    guarded(lambda: body(task, main, tell), task, tell, outcome)
-    # As an interpreter ends: threads first, then exit handlers, then what is still buffered.
-    guarded(threading._shutdown, task, tell, outcome)
-    guarded(atexit._run_exitfuncs, task, tell, outcome)
-    flush(outcome)
-    return outcome.code, outcome.refused
-
-
-def refused(exc: BaseException) -> str:
-    """The limit behind an error of the operating system, by its name."""
-    return REFUSALS.get(exc.errno or 0, "") if isinstance(exc, OSError) else ""
-
-
-REHEARSAL = """
-import sys
-class Thing:
-    def method(self, value: int = 1, *rest, **named) -> str:
-        return f"{value!r:>4}{[x for x in rest if x]}{ {**named} }"
-try:
-    with open("/dev/null", "w") as nowhere:
-        print(Thing().method(1, 2, a=3), file=nowhere)
-    raise KeyError("rehearsed")
-except KeyError as exc:
-    str(exc)
-for number in range(3):
-    number += 1
-"""
-
-
-def rehearse() -> None:
-    """
-    Do, while parked, what every program does first: half of a short run is pages touched once.
-
-    Nothing of it stays but memory that is already ours when the task arrives.
-    """
-    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
-    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
-    builtins.help = _sitebuiltins._Helper()
-    sys.stdout.reconfigure(line_buffering=True)  # or children's output would overtake ours
+def furnish() -> None:
+    """Make this interpreter one that programs expect: what `site` adds, and nothing of ours."""
+    quitter, helper = _sitebuiltins.Quitter, _sitebuiltins._Helper  # noqa: SLF001 - as site does
+    builtins.exit = quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.quit = quitter("quit", "Ctrl-D (i.e. EOF)")
+    builtins.help = helper()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # or children overtake
     sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "Bundle"]
-    for name in [n for n in sys.modules if n == "saggar" or n.startswith("saggar.")]:
-        del sys.modules[name]
-    exec(compile(REHEARSAL, "rehearsal", "exec", dont_inherit=True), {"__name__": "rehearsal"})
-    sys.stdout.flush()
+    ours = [name for name in sys.modules if name == "saggar" or name.startswith("saggar.")]
+    OURS.extend(sys.modules.pop(name) for name in ours)
+    # Once for all children: the first `compile` makes the hundred types of the syntax tree.
+    exec(compile(REHEARSAL, "rehearsal", "exec", dont_inherit=True), {})
+    flush()
+
+
+def rehearse(order: Order) -> None:
+    """Run a program in this interpreter that leaves nothing."""
+    outcome = Outcome()
+    main = new_main(order, print)
+    guarded(lambda: body(order, main, print), order, print, outcome)
+    flush()
     reseed()
 
 
-def preload(names: "tuple[str, ...]", site: "tuple[str, ...]") -> None:
+def preload(names: tuple[str, ...], site: tuple[str, ...]) -> None:
     """
     Import what a tenant wants imported before the task arrives; here it can harm nobody else.
 
     What fails to import now fails again where the program imports it, and is seen there.
     """
+    gc.enable()
     sys.path += site
     for name in names:
         try:
@@ -98,16 +88,37 @@ def preload(names: "tuple[str, ...]", site: "tuple[str, ...]") -> None:
         del sys.path[-len(site) :]
 
 
-def new_main(task: dict, tell: Tell) -> types.ModuleType:
+def run(order: Order, tell: Tell) -> tuple[int, str]:
+    """
+    Run the order's code to the end of its threads and exit handlers.
+
+    Returns the exit code, and the limit that the error met which ended it.
+    """
+    outcome = Outcome()
+    main = new_main(order, tell)
+    guarded(lambda: body(order, main, tell), order, tell, outcome)
+    # As an interpreter ends: threads first, then exit handlers, then what is still buffered.
+    shutdown, exits = threading._shutdown, atexit._run_exitfuncs  # type: ignore[attr-defined] # noqa: SLF001
+    guarded(shutdown, order, tell, outcome)
+    guarded(exits, order, tell, outcome)
+    flush()
+    return outcome.code, outcome.refused
+
+
+def refused(exc: BaseException) -> str:
+    """The limit behind an error of the operating system, by its name."""
+    return REFUSALS.get(exc.errno or 0, "") if isinstance(exc, OSError) else ""
+
+
+def new_main(order: Order, tell: Tell) -> types.ModuleType:
     """The main module and its surroundings, as the program expects to find them."""
-    builtins.display = lambda *objects: show(objects, task, tell)
-    sys.argv[:] = [task["filename"], *task["args"]]
+    builtins.display = lambda *things: show(things, order, tell)  # type: ignore[attr-defined]
+    sys.argv[:] = [order.filename, *order.args]
     sys.orig_argv[:] = [sys.executable, *sys.argv]
-    sys.path[:0] = [task["cwd"]]
-    sys.path += task["site"]
+    sys.path[:] = [order.cwd, *LIBRARY, *order.site]
     main = types.ModuleType("__main__")
-    main.__file__ = os.path.join(task["cwd"], task["filename"])
-    main.__builtins__ = builtins
+    main.__file__ = os.path.join(order.cwd, order.filename)
+    main.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = main
     return main
 
@@ -119,98 +130,86 @@ def reseed() -> None:
         numpy_random.seed()
 
 
-def body(task: dict, main: types.ModuleType, tell: Tell) -> None:
+def body(order: Order, main: types.ModuleType, tell: Tell) -> None:
     """The code itself, then its value or its entry function's answer where one is wanted."""
-    source, filename = task["code"], main.__file__
-    if task["entry"] is None and not task["want_value"]:
-        exec(compile(source, filename, "exec", dont_inherit=True), main.__dict__)
-        return
-    value = call_entry(task, main) if task["entry"] else last_value(source, main)
-    report(value, task, tell)
+    filename = str(main.__file__)
+    if order.entry is not None:
+        report(call_entry(order, order.entry, main, filename), order, tell)
+    elif order.want_value:
+        report(last_value(order.code, main, filename), order, tell)
+    else:
+        exec(compile(order.code, filename, "exec", dont_inherit=True), main.__dict__)
 
 
-def last_value(source: "str | bytes", main: types.ModuleType) -> object:
+def last_value(source: str, main: types.ModuleType, filename: str) -> object:
     """Run a script; the value of its last statement if that is an expression."""
     import ast
 
-    tree = ast.parse(source, main.__file__)
+    tree = ast.parse(source, filename)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, main.__file__, "exec", dont_inherit=True), main.__dict__)
-    if last is None:
+    exec(compile(tree, filename, "exec", dont_inherit=True), main.__dict__)
+    if not isinstance(last, ast.Expr):
         return None
-    expression = ast.Expression(last.value)
-    return eval(compile(expression, main.__file__, "eval", dont_inherit=True), main.__dict__)
+    expression = compile(ast.Expression(last.value), filename, "eval", dont_inherit=True)
+    return eval(expression, main.__dict__)
 
 
-def call_entry(task: dict, main: types.ModuleType) -> object:
+def call_entry(order: Order, entry: str, main: types.ModuleType, filename: str) -> object:
     """Define the program, then call one function of it with the input."""
     import json
 
     # Not the main program: what a script does under `if __name__ == "__main__"` stays undone.
     main.__name__ = "program"
     sys.modules["program"] = main
-    exec(compile(task["code"], main.__file__, "exec", dont_inherit=True), main.__dict__)
-    function = main.__dict__.get(task["entry"])
+    exec(compile(order.code, filename, "exec", dont_inherit=True), main.__dict__)
+    function = main.__dict__.get(entry)
     if not callable(function):
-        raise NameError(f"the program defines no function {task['entry']!r}")
-    arguments = [] if task["input"] is None else [json.loads(task["input"])]
+        raise NameError(f"the program defines no function {entry!r}")
+    arguments = [] if order.input is None else [json.loads(order.input)]
     answer = function(*arguments)
     if hasattr(answer, "__await__"):
         import asyncio
 
-        answer = asyncio.run(waited(answer))
+        async def answered() -> object:
+            return await answer
+
+        return asyncio.run(answered())
     return answer
 
 
-async def waited(answer: object) -> object:
-    return await answer
-
-
-def report(value: object, task: dict, tell: Tell) -> None:
+def report(value: object, order: Order, tell: Tell) -> None:
     """The value as JSON; as its repr where JSON cannot say it and nobody relies on the type."""
     import json
 
     try:
         blob, media = json.dumps(value, allow_nan=False).encode(), "application/json"
     except (TypeError, ValueError, RecursionError):
-        if task["entry"]:
+        if order.entry is not None:
             raise
         blob, media = repr(value)[:MAX_TEXT].encode("utf-8", "replace"), "text/plain"
-    tell(frames.VALUE, fitting(blob, task, "value"), media_type=media)
+    tell(frames.VALUE, fitting(blob, order, "value"), media_type=media)
 
 
-def show(objects: tuple[object, ...], task: dict, tell: Tell) -> None:
+def show(things: tuple[object, ...], order: Order, tell: Tell) -> None:
     """`display(...)`: every representation an object offers, as a mime bundle."""
     import json
 
-    for thing in objects:
-        bundle = dict(thing) if isinstance(thing, dict) and "text/plain" in thing else {}
-        if not bundle:
-            bundle = {"text/plain": repr(thing)}
-            for method, media in REPRESENTATIONS:
-                found = getattr(type(thing), method, None)
-                made = found(thing) if found else None
-                if made is not None:
-                    bundle[media] = as_text(made)
-        tell(frames.DISPLAY, fitting(json.dumps(bundle).encode(), task, "display"))
+    for thing in things:
+        bundle = json.dumps(bundle_of(thing)).encode()
+        tell(frames.DISPLAY, fitting(bundle, order, "display"))
 
 
-def fitting(blob: bytes, task: dict, what: str) -> bytes:
-    """The same bytes, unless the host would not take them."""
-    if len(blob) > task["largest"]:
-        raise ValueError(f"the {what} is {len(blob)} bytes long, the limit is {task['largest']}")
-    return blob
-
-
-REPRESENTATIONS = (
-    ("_repr_html_", "text/html"),
-    ("_repr_markdown_", "text/markdown"),
-    ("_repr_svg_", "image/svg+xml"),
-    ("_repr_png_", "image/png"),
-    ("_repr_jpeg_", "image/jpeg"),
-    ("_repr_latex_", "text/latex"),
-    ("_repr_json_", "application/json"),
-)
+def bundle_of(thing: object) -> dict[str, str]:
+    """Media types and texts; a dictionary that is such a bundle already is taken as it is."""
+    if isinstance(thing, dict) and "text/plain" in thing:
+        return dict(thing)
+    bundle = {"text/plain": repr(thing)}
+    for method, media in REPRESENTATIONS:
+        found = getattr(type(thing), method, None)
+        made = found(thing) if found else None
+        if made is not None:
+            bundle[media] = as_text(made)
+    return bundle
 
 
 def as_text(made: object) -> str:
@@ -222,8 +221,15 @@ def as_text(made: object) -> str:
     return made if isinstance(made, str) else str(made)
 
 
-def guarded(step: Callable[[], object], task: dict, tell: Tell, outcome: Outcome) -> None:
-    """One step of the program's life; whatever it raises becomes an exit code and an error frame."""
+def fitting(blob: bytes, order: Order, what: str) -> bytes:
+    """The same bytes, unless the host would not take them."""
+    if len(blob) > order.largest:
+        raise ValueError(f"the {what} is {len(blob)} bytes long, the limit is {order.largest}")
+    return blob
+
+
+def guarded(step: Callable[[], object], order: Order, tell: Tell, outcome: Outcome) -> None:
+    """One step of the program's life; what it raises becomes an exit code and an error frame."""
     try:
         step()
     except SystemExit as exc:
@@ -231,7 +237,7 @@ def guarded(step: Callable[[], object], task: dict, tell: Tell, outcome: Outcome
     except BaseException as exc:
         outcome.code = 130 if isinstance(exc, KeyboardInterrupt) else 1
         outcome.refused = refused(exc)
-        explain(exc, task, tell)
+        explain(exc, order, tell)
 
 
 def exit_code(code: object) -> int:
@@ -244,16 +250,15 @@ def exit_code(code: object) -> int:
     return 1
 
 
-def explain(exc: BaseException, task: dict, tell: Tell) -> None:
+def explain(exc: BaseException, order: Order, tell: Tell) -> None:
     """The traceback as the program's author would see it: on stderr, and in a frame."""
     import linecache
     import traceback
 
-    text = (
-        task["code"] if isinstance(task["code"], str) else task["code"].decode("utf-8", "replace")
-    )
-    filename = os.path.join(task["cwd"], task["filename"])
-    linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
+    # From memory: the program may have removed its file, or filled the disk.
+    filename = os.path.join(order.cwd, order.filename)
+    lines = order.code.splitlines(keepends=True)
+    linecache.cache[filename] = (len(order.code), None, lines, filename)
     try:
         shown = "".join(traceback.format_exception(type(exc), exc, own_lines(exc.__traceback__)))
         message = str(exc)
@@ -267,14 +272,14 @@ def explain(exc: BaseException, task: dict, tell: Tell) -> None:
     tell(frames.ERROR, type=name, message=message[:MAX_TEXT], traceback=shown[-MAX_TEXT:])
 
 
-def own_lines(trace: "types.TracebackType | None") -> "types.TracebackType | None":
+def own_lines(trace: types.TracebackType | None) -> types.TracebackType | None:
     """The traceback from the first frame that is not ours."""
     while trace is not None and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
     return trace
 
 
-def flush(outcome: Outcome) -> None:
+def flush() -> None:
     """What Python and C still hold for 1 and 2 belongs to the output."""
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -5,19 +5,21 @@ It shares a process with code that may do anything to it, so nothing here is a s
 judges from outside. What it owes is fidelity: to behave as `python main.py` would.
 """
 
-import _signal as signals
+import _signal as signals  # type: ignore[import-not-found]  # no enum: it costs milliseconds
 import _socket
 import fcntl
-import marshal
 import os
 import resource
 
 from saggar.boundary import frames
 from saggar.boundary import syscalls as sys_
+from saggar.boundary.order import Order
 from saggar.guest import program
 
 CHANNEL = 3
 PIPE_BYTES = 1 << 18
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+"""What a shell exits with."""
 
 
 class Ends:
@@ -29,7 +31,7 @@ class Ends:
         try:
             fcntl.fcntl(self.stdout[1], 1031, PIPE_BYTES)  # F_SETPIPE_SZ
         except OSError:
-            pass  # this user's pipes have used up what the kernel allows; the default size works too
+            pass  # this user has all the pipe pages it may have; the default size works too
 
     def for_host(self) -> tuple[int, int, int, int]:
         """channel, stdin, stdout, stderr, as the host uses them."""
@@ -50,30 +52,57 @@ class Ends:
 def main(words: list[str]) -> None:
     """The way in for a driver that starts one interpreter per task."""
     os.set_inheritable(CHANNEL, False)
+    program.furnish()
     serve()
 
 
-def serve(preload: "tuple[str, ...]" = (), site: "tuple[str, ...]" = ()) -> None:
-    """Say that we stand, take one task, run it, answer, and wait for the end."""
-    program.rehearse()
+def serve(preload: tuple[str, ...] = (), site: tuple[str, ...] = ()) -> None:
+    """Say that we stand, take one order, follow it, answer, and wait for the end."""
     program.preload(preload, site)
     send(frames.READY)
-    task = receive()
-    if task is None:
-        os._exit(0)  # discarded: the host closed the channel without a task
-    arrange(task)
-    if task["argv"] is not None:
-        execute(task)
-    run(task)
+    order = receive()
+    if order is None:
+        os._exit(0)  # discarded: the host closed the channel without an order
+    arrange(order)
+    if order.argv is not None:
+        execute(order.argv)
+    signals.signal(signals.SIGINT, signals.default_int_handler)
+    finish(*program.run(order, tell))
 
 
-def receive() -> "dict | None":
-    """The one task, or nothing when the host has gone."""
+def rehearse() -> None:
+    """
+    Do, while parked, what every run does: half of a short one is memory touched for the first time.
+
+    Nothing of it stays but pages that are already ours when the order arrives.
+    """
+    order = Order(
+        argv=None,
+        code=program.REHEARSAL,
+        filename="rehearsal.py",
+        entry=None,
+        input=None,
+        want_value=False,
+        args=(),
+        env=dict(os.environ),
+        cwd=os.getcwd(),
+        site=(),
+        files=(),
+        rlimits=((resource.RLIMIT_CORE, 0, 0),),
+        largest=0,
+    )
+    arrange(Order.decode(order.encode()))
+    os.unlink("rehearsal.py")
+    program.rehearse(order)
+
+
+def receive() -> Order | None:
+    """The one order, or nothing when the host has gone."""
     header = read(frames.HEADER.size)
     if not header:
         return None
     _, _, head, _ = frames.HEADER.unpack(header)
-    return marshal.loads(read(head))
+    return Order.decode(read(head))
 
 
 def read(size: int) -> bytes:
@@ -101,44 +130,52 @@ def tell(kind: int, blob: bytes = b"", **head: object) -> None:
     send(kind, json.dumps(head, default=repr).encode(), blob)
 
 
-def arrange(task: dict) -> None:
-    """Limits, environment, files: all that is the task's own and was not known when we parked."""
-    os.umask(0o022)
-    os.environ.clear()
-    os.environ.update(task["env"])
-    os.chdir(task["cwd"])
-    files = list(task["files"])
-    if task["code"] is not None:
-        files.append((task["filename"], task["code"].encode("utf-8", "surrogatepass"), 0o644))
+def arrange(order: Order) -> None:
+    """Limits, environment, files: all that was not known when we parked."""
+    if order.env != dict(os.environ):
+        os.environ.clear()
+        os.environ.update(order.env)
+    os.chdir(order.cwd)
+    path = ""
+    os.umask(0)  # files are made with their mode: without namespaces the filter refuses chmod
     try:
-        for path, content, mode in files:
+        for path, content, mode in order.files:
             place(path, content, mode)
+        if order.argv is None:
+            path = order.filename
+            place(path, order.code.encode("utf-8", "surrogatepass"), 0o644)
     except OSError as exc:
-        refused = program.refused(exc)
-        fail(exc, f"cannot place {path}", refused)
-    for number, soft, hard in task["rlimits"]:
-        most = resource.getrlimit(number)[1]
-        ceiling = hard if most == resource.RLIM_INFINITY else min(hard, most)
-        resource.setrlimit(number, (min(soft, ceiling), ceiling))
+        fail(exc, f"cannot place {path}")
+    os.umask(0o022)
+    limit(order.rlimits)
+
+
+def limit(rlimits: tuple[tuple[int, int, int], ...]) -> None:
+    """Set resource limits; where we were given less than that, less it is."""
+    for number, soft, hard in rlimits:
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except ValueError:
+            most = resource.getrlimit(number)[1]
+            resource.setrlimit(number, (min(soft, most), most))
 
 
 def place(path: str, content: bytes, mode: int) -> None:
     """Write one input file below the work folder; nobody else is here yet."""
     folder = os.path.dirname(path)
     if folder:
-        os.makedirs(folder, exist_ok=True)
-    # Made with its mode: without namespaces the filter refuses every chmod.
-    os.umask(0)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    os.umask(0o022)
-    with open(fd, "wb") as file:
-        file.write(content)
+        os.makedirs(folder, 0o755, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with open(os.open(path, flags, mode), "wb", buffering=0) as file:
+        left = memoryview(content)
+        while left:
+            left = left[file.write(left) :]
 
 
-def fail(exc: BaseException, what: str, refused: str = "") -> None:
+def fail(exc: OSError, what: str) -> None:
     """An end before any user code ran."""
     tell(frames.ERROR, type=type(exc).__name__, message=f"{what}: {exc}", traceback="")
-    finish(1, refused)
+    finish(1, program.refused(exc))
 
 
 def finish(code: int, refused: str = "") -> None:
@@ -148,25 +185,13 @@ def finish(code: int, refused: str = "") -> None:
         signals.pause()
 
 
-def execute(task: dict) -> None:
+def execute(argv: tuple[str, ...]) -> None:
     """Become another program; the channel closes with the exec, which is how the host knows."""
     signals.signal(signals.SIGINT, signals.SIG_DFL)
     signals.signal(signals.SIGPIPE, signals.SIG_DFL)
-    argv = task["argv"]
     try:
         os.execvpe(argv[0], argv, os.environ)
     except OSError as exc:
-        reason = {2: 127, 13: 126}.get(exc.errno or 0, 126)
-        tell(
-            frames.ERROR,
-            type=type(exc).__name__,
-            message=f"{argv[0]}: {exc.strerror}",
-            traceback="",
-        )
-        finish(reason)
-
-
-def run(task: dict) -> None:
-    """Run Python code as the main program, and say how it ended."""
-    signals.signal(signals.SIGINT, signals.default_int_handler)
-    finish(*program.run(task, tell))
+        message = f"{argv[0]}: {exc.strerror}"
+        tell(frames.ERROR, type=type(exc).__name__, message=message, traceback="")
+        finish(NOT_FOUND if isinstance(exc, FileNotFoundError) else NOT_EXECUTABLE)

@@ -6,8 +6,6 @@ a second Python process for the post would cost as much as the first. A few inst
 fork server's own memory instead.
 """
 
-import ctypes
-import mmap
 import os
 
 from saggar.boundary import syscalls
@@ -33,16 +31,10 @@ class TinyInit:
     """The code in executable memory, ready to be started any number of times."""
 
     def __init__(self) -> None:
-        code = CODE[os.uname().machine]
-        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # or guests would share the stack page
-        self._memory = mmap.mmap(-1, 2 * mmap.PAGESIZE, private)
-        self._memory[: len(code)] = code
-        anchor = ctypes.c_char.from_buffer(self._memory)
-        self._address = ctypes.addressof(anchor)
-        syscalls.protect(self._address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC)
+        self._address = syscalls.executable_memory(CODE[os.uname().machine], room=syscalls.PAGE)
         # The call pushes one word, always the same one: every init can share the page.
-        self._stack = self._address + 2 * mmap.PAGESIZE
+        self._stack = self._address + 2 * syscalls.PAGE
 
     def start(self) -> int:
-        """A new process on the code; pid 1 if the caller has unshared its children's pid namespace."""
+        """A process that runs the code; pid 1 if our children's pid namespace is a new one."""
         return syscalls.clone_into(self._address, self._stack, syscalls.CLONE_VM | SIGCHLD)

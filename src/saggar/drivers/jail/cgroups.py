@@ -66,7 +66,8 @@ class Cgroups:
     """
     The groups of this process, made below its own and used again.
 
-    Safe for threads, not for forks: a forked child calls `forget`, and discovers its own.
+    Safe for threads. A forked child discovers its own; what it still does with these changes
+    nothing but its own open files (`forget` closes them all).
     """
 
     def __init__(self, places: Mapping[str, Place], supports: Mapping[str, Finding]) -> None:
@@ -75,7 +76,8 @@ class Cgroups:
         # The one with the pids first: whoever is in any hierarchy's group is then in that one's.
         self._places = dict(sorted(places.items(), key=lambda item: item[0] != "pids"))
         self._bases = tuple(dict.fromkeys(place.base for place in self._places.values()))
-        self._holder = f"saggar-{os.getpid()}-{_started(os.getpid())}"
+        self._pid = os.getpid()
+        self._holder = f"saggar-{self._pid}-{_started(self._pid)}"
         self._made: set[Cgroup] = set()
         self._pool: list[Cgroup] = []
         self._leaving: list[str] = []
@@ -104,6 +106,11 @@ class Cgroups:
         keys = dict.fromkeys(key for found in self.supports.values() for key in found.recipes)
         return {key: RECIPES[key] for key in keys}
 
+    @property
+    def hierarchies(self) -> int:
+        """How many folders one group consists of, and so how many entrances it has."""
+        return len(self._bases)
+
     def take(self) -> "Cgroup":
         """
         An empty group of one's own, until it is released.
@@ -111,6 +118,8 @@ class Cgroups:
         Raises:
             OSError: The kernel would not make one.
         """
+        if os.getpid() != self._pid:
+            raise RuntimeError("these cgroups were made before a fork; the child discovers its own")
         try:
             return self._pool.pop().begin()
         except IndexError:
@@ -130,6 +139,8 @@ class Cgroups:
 
     def close(self) -> None:
         """Remove the pooled groups; those still taken follow when they are released."""
+        if os.getpid() != self._pid:
+            self.forget()
         self._room = 0
         while self._pool:
             self._retire(self._pool.pop())
@@ -156,7 +167,9 @@ class Cgroups:
         return group
 
     def _give_back(self, group: "Cgroup") -> None:
-        if group.vacate() and len(self._pool) < self._room:
+        if os.getpid() != self._pid:
+            group.close()
+        elif group.vacate() and len(self._pool) < self._room:
             self._pool.append(group)
         else:
             self._retire(group)
@@ -309,7 +322,8 @@ def _tried(controller: str, place: Place) -> Finding:
         return refusal(exc, place)
     finally:
         groups.close()
-    return Finding(enforced=True, how=f"cgroup v{place.version} {controller} in {place.base}")
+    kept = "cpu.stat" if place.version == 2 and controller == "cpuacct" else controller
+    return Finding(enforced=True, how=f"cgroup v{place.version} {kept} in {place.base}")
 
 
 def _entrance(folder: str) -> int:

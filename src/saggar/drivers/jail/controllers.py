@@ -277,32 +277,34 @@ class ClockV1:
 
     def __init__(self, folder: str, *, keep: bool) -> None:
         self._usage = File(f"{folder}/cpuacct.usage", keep=keep)
-        self._spent = 0.0
+        self._spent = 0
 
     def seconds(self) -> float:
         """Spent by everything that is or was in the group."""
-        return int(self._usage.read()) / 1e9 - self._spent
+        return (self._nanoseconds() - self._spent) / 1e9
 
     def settle(self) -> bool:
         """Meter to zero."""
-        self._spent += self.seconds()
+        self._spent = self._nanoseconds()
         return True
 
     def close(self) -> None:
         """Close its file."""
         self._usage.close()
 
+    def _nanoseconds(self) -> int:
+        return int(self._usage.read())
+
 
 class ClockV2(ClockV1):
-    """Processor time, in version 2."""
+    """Processor time, in version 2, which meters it in every group without a controller."""
 
     def __init__(self, folder: str, *, keep: bool) -> None:
         self._usage = File(f"{folder}/cpu.stat", keep=keep)
-        self._spent = 0.0
+        self._spent = 0
 
-    def seconds(self) -> float:
-        """Spent by everything that is or was in the group."""
-        return _after(b"usage_usec ", self._usage.read()) / 1e6 - self._spent
+    def _nanoseconds(self) -> int:
+        return _after(b"usage_usec ", self._usage.read()) * 1000
 
 
 def _quota(cores: float) -> int:

@@ -21,6 +21,7 @@ from saggar.drivers.jail import uids
 from saggar.drivers.jail.cgroups import Cgroups
 from saggar.drivers.jail.plan import (
     STAGING,
+    Ground,
     Ids,
     compile_plan,
     environment_variables,
@@ -28,8 +29,8 @@ from saggar.drivers.jail.plan import (
 )
 from saggar.drivers.jail.process import JailProcess, Space
 from saggar.drivers.jail.recipes import RECIPES
-from saggar.drivers.jail.server import Child, ForkServer, running
-from saggar.errors import DriverUnavailable, Overloaded, PlatformError, SandboxBroken
+from saggar.drivers.jail.server import ForkServer, running
+from saggar.errors import DriverUnavailable, PlatformError, SandboxBroken
 from saggar.model.limits import Limits
 from saggar.model.plan import Capabilities, Layer, Support, WarmKey
 from saggar.model.policy import Policy, Rung
@@ -88,6 +89,11 @@ class JailDriver:
             warm=True,
         )
 
+    def close(self) -> None:
+        """Remove the cgroups that are kept for the next run."""
+        if self._found is not None:
+            self._found.close()
+
     def sweep(self) -> dict[str, int]:
         """Remove cgroups, leases and work folders whose holders are dead; how many of each."""
         runtime = runtime_dir(self._settings)
@@ -145,17 +151,15 @@ class JailDriver:
     ) -> AsyncIterator[tuple[ForkServer, Space]]:
         interpreter = find(key.interpreter or None)
         with self._ids() as (ids, held), self._staging(rung) as staging:
-            plan = compile_plan(
-                key,
-                policy.limits,
-                layers,
-                interpreter,
-                ids,
+            ground = Ground(
                 rung=rung.value,
                 staging=staging,
+                ids=ids,
                 memory_enforced=self._cgroups().supports["memory"].enforced,
+                entrances=self._cgroups().hierarchies,
                 trusted=self._trusted(key.preload),
             )
+            plan = compile_plan(key, policy.limits, layers, interpreter, ground)
             async with running(plan, interpreter.executable, held) as server:
                 yield server, self._space(rung, interpreter, layers, policy.limits)
 
@@ -175,9 +179,8 @@ class JailDriver:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_SH)
-            os.chmod(
-                folder, 0o711
-            )  # children with ids of their own pass through it to their folders
+            # Children with ids of their own pass through it to their folders.
+            os.chmod(folder, 0o711)  # noqa: S103
             yield folder
         finally:
             os.close(lock)
@@ -219,13 +222,16 @@ class JailDriver:
             self._found = Cgroups.discover()
         return self._found
 
-    def admit(self, server: ForkServer, child: Child, space: Space) -> JailProcess:
-        """A born child as a process, in a cgroup where there are any."""
+    async def park(self, server: ForkServer, space: Space) -> JailProcess:
+        """One more child, in a cgroup where there are any."""
         try:
-            cgroup = self._cgroups().take() if space.kept else None
+            if not space.kept:
+                return JailProcess(server, await server.park(), None, space)
+            cgroup = self._cgroups().take()
+            child = await server.park(cgroup.entrances(), cgroup.release)
             return JailProcess(server, child, cgroup, space)
         except OSError as exc:
-            raise SandboxBroken(f"the child cannot be taken into a cgroup: {exc}") from exc
+            raise SandboxBroken(f"no child can be had: {exc}") from exc
 
     def _refuse_unenforceable(self, rung: Rung, policy: Policy) -> None:
         for name, support in self._supports(rung, policy.limits).items():
@@ -278,7 +284,7 @@ class JailNursery:
         if (first := self.first) is not None:
             self.first = None
             return first
-        return self._driver.admit(self._server, await self._server.park(), self._space)
+        return await self._driver.park(self._server, self._space)
 
 
 def sweep_folders() -> int:

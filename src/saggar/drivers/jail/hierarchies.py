@@ -29,6 +29,7 @@ RECIPES = MappingProxyType(
         "--cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup:rw",
         "kubernetes": "cgroup_writable = true for the pod's runtime in containerd's configuration "
         "(containerd 2.1), or securityContext: {privileged: true}",
+        "root": "run as root: a version 1 hierarchy is not handed to ordinary users",
         "boot": "kernel command line: cgroup_enable=memory systemd.unified_cgroup_hierarchy=1",
     }
 )
@@ -100,7 +101,7 @@ def refusal(exc: OSError, place: Place) -> Finding:
             why_not, recipes = f"{place.base} is mounted read-only", _CONTAINER
         case errno.EACCES | errno.EPERM:
             why_not = f"{place.base} is not ours to write"
-            recipes = ("systemd",) if place.version == 2 else ("boot",)
+            recipes = ("systemd",) if place.version == 2 else ("root", "boot")
         case _:
             why_not = f"{place.base} cannot be used: {exc.strerror}"
     return Finding(enforced=False, why_not=why_not, recipes=recipes)

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saggar.boundary.wallplan import Entry, INNER_UID, Landlock, WallPlan
+from saggar.boundary.wallplan import INNER_UID, Entry, Landlock, WallPlan
 from saggar.drivers.interpreter import OPTIONS, Interpreter, bootstrap
 from saggar.drivers.jail import landlock, seccomp
+from saggar.drivers.jail.rlimits import FIXED
 from saggar.errors import InvalidTask
 from saggar.model.limits import Limits
 from saggar.model.plan import Layer, WarmKey
@@ -31,7 +32,9 @@ SHARED_ETC = (
 )
 """What programs need of the host's /etc and what tells nothing about the host."""
 ETC = {
-    "passwd": f"root:x:0:0:root:/:/usr/sbin/nologin\nsandbox:x:{INNER_UID}:{INNER_UID}::{WORK}:/bin/sh\n",
+    "passwd": (
+        f"root:x:0:0:root:/:/usr/sbin/nologin\nsandbox:x:{INNER_UID}:{INNER_UID}::{WORK}:/bin/sh\n"
+    ),
     "group": f"root:x:0:\nsandbox:x:{INNER_UID}:\n",
     "hosts": "127.0.0.1 localhost saggar\n::1 localhost saggar\n",
     "hostname": "saggar\n",
@@ -70,47 +73,58 @@ def environment_variables(interpreter: str) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What this host offers to build the walls on."""
+
+    rung: str
+    staging: str
+    ids: Ids
+    memory_enforced: bool
+    """Whether a cgroup counts memory; without one, what cannot be seen is refused."""
+    entrances: int
+    """How many cgroups each child enters."""
+    trusted: frozenset[str]
+    """
+    Preloads that the fork server itself may import: it has the power to build walls, and a package
+    that means harm must not share it.
+    """
+
+
 def compile_plan(
     key: WarmKey,
     limits: Limits,
     layers: Sequence[Layer],
     interpreter: Interpreter,
-    ids: Ids,
-    *,
-    rung: str,
-    staging: str,
-    memory_enforced: bool,
-    trusted: frozenset[str],
+    ground: Ground,
 ) -> WallPlan:
-    """
-    The walls of one fork server and of all its children.
-
-    `trusted` are the preloads that the fork server itself may import: it still has the power to
-    build walls, and a package that means harm must not share it.
-    """
-    machine = platform.machine()
-    inside = executable_inside(interpreter) if rung == "jail" else interpreter.executable
+    """The walls of one fork server and of all its children."""
+    machine, network = platform.machine(), key.network.value
+    jail = ground.rung == "jail"
+    inside = executable_inside(interpreter) if jail else interpreter.executable
     return WallPlan(
-        rung=rung,
+        rung=ground.rung,
         argv=(inside, *OPTIONS, "-c", bootstrap()),
         entries=tuple(entries(key, layers, interpreter)),
-        staging=staging,
-        uid=ids.uid,
-        gid=ids.gid,
-        uids=ids.count,
+        staging=ground.staging,
+        uid=ground.ids.uid,
+        gid=ground.ids.gid,
+        uids=ground.ids.count,
         as_root=os.geteuid() == 0,
-        network=key.network.value,
+        network=network,
         outer_filter=seccomp.outer_filter(machine),
         inner_filter=seccomp.inner_filter(
-            machine, key.network.value, rung, memory_enforced=memory_enforced
+            machine, network, ground.rung, memory_enforced=ground.memory_enforced
         ),
-        landlock=_landlock(key, layers, interpreter, rung),
+        landlock=_landlock(key, layers, interpreter, ground.rung),
         disk=limits.disk,
         inodes=limits.inodes,
+        rlimits=FIXED,
+        entrances=ground.entrances,
         environment=tuple(environment_variables(inside).items()),
-        preload=tuple(name for name in key.preload if name in trusted),
-        parked=tuple(name for name in key.preload if name not in trusted),
-        site=tuple(layer.target for layer in layers if layer.python_path),
+        preload=tuple(name for name in key.preload if name in ground.trusted),
+        parked=tuple(name for name in key.preload if name not in ground.trusted),
+        site=tuple((x.target if jail else x.path) for x in layers if x.python_path),
     )
 
 
@@ -149,7 +163,7 @@ def entries(key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter) -> 
 
 
 def _system(root: Path) -> Iterator[Entry]:
-    """/usr, and what stands beside it as the distribution has it: links, or folders of their own."""
+    """/usr, and what stands beside it as the distribution has it: links or folders."""
     yield Entry("bind", "/usr", str(root / "usr"))
     for name in ROOT_FOLDERS:
         path = root / name

@@ -1,6 +1,4 @@
-"""
-A child of a fork server, as the engine uses it: parked, claimed, measured, ended.
-"""
+"""A child of a fork server, as the engine uses it: parked, claimed, measured, ended."""
 
 import math
 import os
@@ -15,7 +13,7 @@ from saggar.boundary import syscalls
 from saggar.drivers.base import Exit, Reading
 from saggar.drivers.jail.cgroups import Cgroup, Meter
 from saggar.drivers.jail.rlimits import rlimits
-from saggar.drivers.jail.server import Child, Descriptors, ForkServer
+from saggar.drivers.jail.server import Child, ForkServer
 from saggar.drivers.jail.treewatch import TreeWatch
 from saggar.model.limits import Limits
 
@@ -45,10 +43,9 @@ class JailProcess:
     def __init__(
         self, server: ForkServer, child: Child, cgroup: Cgroup | None, space: Space
     ) -> None:
-        assert child.descriptors is not None
         self._server = server
         self._child = child
-        self._handles: Descriptors = child.descriptors
+        self._handles = child.handles()
         self._cgroup = cgroup
         self._space = space
         self._released = False
@@ -67,12 +64,9 @@ class JailProcess:
         self._pid = pid_of(self._handles.process)
         self._watch: TreeWatch | None = None
         self.rlimits: tuple[tuple[int, int, int], ...] = ()
-        if cgroup is not None:
-            cgroup.admit(self._pid)
-            child.on_end = cgroup.release
 
     def claim(self, limits: Limits) -> None:
-        """Narrow it to `limits`: the cgroup and the size of the disk now, the rest by the runner."""
+        """Narrow it to `limits`: the cgroup and the disk now, the rest is the runner's."""
         kept = self._space.kept
         if self._cgroup is not None:
             self._cgroup.limit(

@@ -28,6 +28,21 @@ _BEHIND_CGROUP: Final = 64
 Rlimit = tuple[int, int, int]
 
 
+def _same(resource: int, value: int) -> Rlimit:
+    return (resource, value, value)
+
+
+FIXED: Final = (
+    _same(CORE, 0),
+    _same(MEMLOCK, 64 * _KIB),
+    _same(MSGQUEUE, 0),
+    _same(SIGPENDING, 1024),
+    _same(NICE, 0),
+    _same(RTPRIO, 0),
+)
+"""What no task has a say in: set once, on the fork server, for all its children."""
+
+
 def rlimits(
     limits: Limits,
     *,
@@ -36,7 +51,7 @@ def rlimits(
     own_uid: bool = True,
 ) -> tuple[Rlimit, ...]:
     """
-    Resource, soft and hard limit of every resource, for a process that has not yet run anything.
+    Resource, soft and hard limit of all that a task has a say in; `FIXED` is the rest.
 
     `memory_enforced` and `processes_enforced` say whether a cgroup keeps these limits. Without a
     user id (or a user namespace) of its own, processes cannot be counted this way: the count would
@@ -46,7 +61,7 @@ def rlimits(
     """
     found = [
         *_time(limits),
-        *_fixed(limits),
+        _stack(limits),
         _same(FSIZE, limits.file_size),
         _same(NOFILE, limits.open_files),
     ]
@@ -59,27 +74,15 @@ def rlimits(
     return tuple(found)
 
 
-def _same(resource: int, value: int) -> Rlimit:
-    return (resource, value, value)
-
-
 def _time(limits: Limits) -> list[Rlimit]:
     """SIGXCPU at the soft limit, which says what happened; SIGKILL a second later."""
     seconds = math.ceil(limits.cpu)
     return [(CPU, seconds, seconds + 1)]
 
 
-def _fixed(limits: Limits) -> list[Rlimit]:
-    """What no task has a say in, but for a deep recursion: its stack may grow to its memory."""
-    return [
-        (STACK, _STACK, max(_STACK, limits.memory)),
-        _same(CORE, 0),
-        _same(MEMLOCK, 64 * _KIB),
-        _same(MSGQUEUE, 0),
-        _same(SIGPENDING, 1024),
-        _same(NICE, 0),
-        _same(RTPRIO, 0),
-    ]
+def _stack(limits: Limits) -> Rlimit:
+    """A deep recursion may grow its stack to its memory."""
+    return (STACK, _STACK, max(_STACK, limits.memory))
 
 
 def _memory(limits: Limits) -> list[Rlimit]:

@@ -18,8 +18,8 @@ from saggar.drivers.jail.bpf import (
     EQUALS,
     HAS_ANY,
     Decision,
-    Span,
     If,
+    Span,
     argument,
     assemble,
     search,
@@ -89,6 +89,7 @@ _BUILDING: Final = """
 """
 """Walls are built with these. The cores too: where no cgroup keeps the share, they keep it."""
 
+# Both keep memory that no process need have mapped.
 _UNSEEN: Final = "memfd_create shmget"
 
 _BY_PATH: Final = """

@@ -74,8 +74,9 @@ class Child:
         "serial",
     )
 
-    def __init__(self, serial: int) -> None:
+    def __init__(self, serial: int, on_end: Callable[[], None] | None) -> None:
         self.serial = serial
+        self.on_end = on_end
         self.cwd = ""
         self.born = anyio.Event()
         self.ended = anyio.Event()
@@ -83,7 +84,12 @@ class Child:
         self.exit: Exit | None = None
         self.reason = ""
         self.abandoned = False
-        self.on_end: Callable[[], None] | None = None
+
+    def handles(self) -> Descriptors:
+        """What it sent when it was born."""
+        if self.descriptors is None:
+            raise SandboxBroken(self.reason or "the child was not born")
+        return self.descriptors
 
     def fail(self, reason: str) -> None:
         """It will not be born, or nobody will hear of its end."""
@@ -132,16 +138,25 @@ class ForkServer:
         """How many children were asked for so far."""
         return self._serial
 
-    async def park(self) -> Child:
+    async def park(
+        self, entrances: Sequence[int] = (), on_end: Callable[[], None] | None = None
+    ) -> Child:
         """
         One more child, born: its descriptors have arrived.
+
+        `entrances` lead into its cgroups; it goes in by itself, before anything else. `on_end` is
+        called when everything in it is dead, or was never alive.
 
         Raises:
             SandboxBroken: The server is gone, or the walls could not be built; says why.
         """
         self._serial += 1
-        child = Child(self._serial)
-        self._ask(self._serial)
+        child = Child(self._serial, on_end)
+        try:
+            self._ask(self._serial, entrances)
+        except BaseException:
+            child.end(None)
+            raise
         self._children[self._serial] = child
         try:
             with anyio.move_on_after(BIRTH):
@@ -152,11 +167,11 @@ class ForkServer:
             raise SandboxBroken(child.reason or f"no child stood behind its walls in {BIRTH:g} s")
         return child
 
-    def _ask(self, serial: int) -> None:
+    def _ask(self, serial: int, entrances: Sequence[int]) -> None:
         if self._broken:
             raise SandboxBroken(self._broken)
         try:
-            self._control.send(ctl.pack(ctl.PARK, serial))
+            socket.send_fds(self._control, [ctl.pack(ctl.PARK, serial)], list(entrances))
         except BlockingIOError:
             raise Overloaded("the fork server has more requests than it can take", 0.1) from None
         except OSError as exc:
@@ -176,7 +191,7 @@ class ForkServer:
         except (OSError, EOFError, struct.error) as exc:
             self._fall(str(exc) or "the fork server closed its socket")
         finally:
-            # Here and not earlier: the event loop would be left with a number that means another file.
+            # Not earlier: the event loop would be left with a number that means another file.
             self._control.close()
 
     def _receive(self) -> None:
@@ -260,6 +275,7 @@ def launch(plan: WallPlan, interpreter: str, held: Sequence[int] = ()) -> ForkSe
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             cwd="/",
             # Ctrl-C in the caller's terminal is the caller's to act on.
             start_new_session=True,
@@ -287,7 +303,7 @@ async def running(
         tasks.start_soon(server.listen)
         try:
             yield server
-        except Exception as exc:  # raised again below, outside: or it would arrive in a group
+        except Exception as exc:  # noqa: BLE001 - raised again, outside: or it comes in a group
             failure = exc
         finally:
             with anyio.CancelScope(shield=True):

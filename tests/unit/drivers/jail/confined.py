@@ -92,7 +92,7 @@ def _attempt(confine: Callable[[], object], attempt: Callable[[], object]) -> No
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         confine()
         code = _outcome(attempt)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the child of a test, not the test
         traceback.print_exc()
     finally:
         os._exit(code)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 
 class Forked:
-    """A child that has done its work and waits, until it is told to end."""
+    """A child that has done its work and waits, until it is told to end; head of its group."""
 
     def __init__(self, work: Callable[[], object], before: Callable[[], object]) -> None:
         ready, told = os.pipe()
@@ -37,11 +37,12 @@ class Forked:
             self._end = None
 
     def kill(self) -> None:
-        """For the end of a test."""
+        """It and all that it started, for the end of a test."""
         self.let_go()
         os.close(self._ready)
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
 
 
@@ -91,6 +92,7 @@ def _lead(
     try:
         for fd in not_ours:
             os.close(fd)
+        os.setpgid(0, 0)
         before()
         kept = work()
         os.write(told, str(kept).encode()[:100] if not isinstance(kept, bytearray) else b"there")

@@ -2,20 +2,20 @@ import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.drivers.jail.confined import Program, judge
 
 from saggar.drivers.jail.bpf import (
     AT_LEAST,
     EQUALS,
     HAS_ANY,
     NUMBER,
-    Span,
     If,
+    Span,
     Word,
     argument,
     assemble,
     search,
 )
-from tests.unit.drivers.jail.confined import Program, judge
 
 WORDS = [NUMBER, argument(0), argument(1), argument(1, 0xF)]
 VALUES = st.sampled_from([0, 1, 2, 7, 15, 16, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])

@@ -5,14 +5,18 @@ import signal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.drivers.jail.confined import behind
 
 from saggar.drivers.jail import rlimits as numbers
 from saggar.drivers.jail.rlimits import rlimits
 from saggar.model.limits import Limits
-from tests.unit.drivers.jail.confined import behind
 
 MIB = 1 << 20
-NAMES = "CPU FSIZE DATA STACK CORE NPROC NOFILE MEMLOCK AS SIGPENDING MSGQUEUE NICE RTPRIO".split()
+NAMES = [
+    name
+    for name, value in vars(numbers).items()
+    if isinstance(value, int) and name.isupper() and not name.startswith("_")
+]
 
 
 def found(limits=None, *, memory=True, processes=True, own_uid=True):
@@ -20,14 +24,14 @@ def found(limits=None, *, memory=True, processes=True, own_uid=True):
     chosen = rlimits(
         limits or Limits(), memory_enforced=memory, processes_enforced=processes, own_uid=own_uid
     )
-    return {number: (soft, hard) for number, soft, hard in chosen}
+    return {number: (soft, hard) for number, soft, hard in (*numbers.FIXED, *chosen)}
 
 
 def test_the_numbers_are_the_kernels():
-    for name in NAMES:
-        number = getattr(numbers, name)
+    known = {name: getattr(resource, f"RLIMIT_{name}") for name in NAMES}
 
-        assert number == getattr(resource, f"RLIMIT_{name}", number)
+    assert known == {name: getattr(numbers, name) for name in NAMES}
+    assert 13 == len(NAMES)
 
 
 def test_every_limit_that_a_process_has_is_a_limit_of_the_task():
@@ -94,8 +98,8 @@ def confined(limits, **kept):
     def confine():
         for number, (soft, hard) in found(limits, **kept).items():
             inherited = resource.getrlimit(number)[1]
-            hard = hard if inherited == resource.RLIM_INFINITY else min(hard, inherited)
-            resource.setrlimit(number, (min(soft, hard), hard))
+            most = hard if inherited == resource.RLIM_INFINITY else min(hard, inherited)
+            resource.setrlimit(number, (min(soft, most), most))
 
     return confine
 

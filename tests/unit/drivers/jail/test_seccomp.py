@@ -13,13 +13,13 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.drivers.jail.confined import Program, behind, call, judge
 
 from saggar.boundary import syscalls
 from saggar.drivers.jail import seccomp
 from saggar.drivers.jail.bpf import If, argument
 from saggar.drivers.jail.seccomp import ABSENT, ALLOW, FORBIDDEN, KILL, NO_FAMILY, refuse
 from saggar.drivers.jail.syscall_table import NUMBERS
-from tests.unit.drivers.jail.confined import Program, behind, call, judge
 
 MACHINES = tuple(NUMBERS)
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -59,7 +59,7 @@ def declared(policy, machine, words):
 
 def interesting(decision):
     """Every value a decision turns on, and its neighbours, in every word that it reads."""
-    found = {}
+    found: dict[int, set[int]] = {}
     pending = [decision]
     while pending:
         test = pending.pop()
@@ -214,31 +214,29 @@ def verdict(network, rung, name, *arguments, machine="x86_64", **options):
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize(
-    ("network", "family", "kind", "protocol", "expected"),
+    ("network", "arguments", "expected"),
     [
-        ("none", socket.AF_UNIX, 1, 0, ALLOW),
-        ("none", socket.AF_UNIX, 2 | 0x80800, 0, ALLOW),
-        ("none", socket.AF_UNIX, 3, 0, FORBIDDEN),
-        ("none", socket.AF_INET, 1, 0, NO_FAMILY),
-        ("none", socket.AF_INET6, 2, 0, NO_FAMILY),
-        ("loopback", socket.AF_INET, 1, 6, ALLOW),
-        ("loopback", socket.AF_INET6, 2 | 0x80800, 17, ALLOW),
-        ("host", socket.AF_INET, 3, 1, FORBIDDEN),  # raw
-        ("host", socket.AF_INET, 10, 0, FORBIDDEN),  # SOCK_PACKET
-        ("host", socket.AF_INET, 1, 132, refuse(errno.EPROTONOSUPPORT)),  # SCTP
-        ("host", socket.AF_INET, 2, 1, refuse(errno.EPROTONOSUPPORT)),  # ping
-        ("host", socket.AF_INET, 1, 17, refuse(errno.EPROTONOSUPPORT)),
-        ("host", socket.AF_NETLINK, 3, 0, NO_FAMILY),
-        ("host", socket.AF_PACKET, 3, 0, NO_FAMILY),
-        ("host", socket.AF_VSOCK, 1, 0, NO_FAMILY),
-        ("host", socket.AF_ALG, 5, 0, NO_FAMILY),
-        ("host", 45, 1, 0, NO_FAMILY),
+        ("none", (socket.AF_UNIX, 1, 0), ALLOW),
+        ("none", (socket.AF_UNIX, 2 | 0x80800, 0), ALLOW),
+        ("none", (socket.AF_UNIX, 3, 0), FORBIDDEN),
+        ("none", (socket.AF_INET, 1, 0), NO_FAMILY),
+        ("none", (socket.AF_INET6, 2, 0), NO_FAMILY),
+        ("loopback", (socket.AF_INET, 1, 6), ALLOW),
+        ("loopback", (socket.AF_INET6, 2 | 0x80800, 17), ALLOW),
+        ("host", (socket.AF_INET, 3, 1), FORBIDDEN),  # raw
+        ("host", (socket.AF_INET, 10, 0), FORBIDDEN),  # SOCK_PACKET
+        ("host", (socket.AF_INET, 1, 132), refuse(errno.EPROTONOSUPPORT)),  # SCTP
+        ("host", (socket.AF_INET, 2, 1), refuse(errno.EPROTONOSUPPORT)),  # ping
+        ("host", (socket.AF_INET, 1, 17), refuse(errno.EPROTONOSUPPORT)),
+        ("host", (socket.AF_NETLINK, 3, 0), NO_FAMILY),
+        ("host", (socket.AF_PACKET, 3, 0), NO_FAMILY),
+        ("host", (socket.AF_VSOCK, 1, 0), NO_FAMILY),
+        ("host", (socket.AF_ALG, 5, 0), NO_FAMILY),
+        ("host", (45, 1, 0), NO_FAMILY),
     ],
 )
-def test_a_jail_has_the_sockets_of_its_network(machine, network, family, kind, protocol, expected):
-    found = verdict(network, "jail", "socket", family, kind, protocol, machine=machine)
-
-    assert expected == found
+def test_a_jail_has_the_sockets_of_its_network(machine, network, arguments, expected):
+    assert expected == verdict(network, "jail", "socket", *arguments, machine=machine)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -289,16 +287,19 @@ def test_memory_that_a_watchdog_cannot_see_is_refused_where_only_a_watchdog_look
     assert ABSENT == verdict("none", "jail", "shmget", memory_enforced=False)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # What other people's programs cannot do without, and lists of the forbidden have hit before.
-    "rseq set_robust_list membarrier mprotect execve execveat futex futex_wait memfd_create prctl "
-    "arch_prctl seccomp landlock_restrict_self statx getrandom kill tgkill pidfd_open shmget "
-    "fchmodat2 mseal copy_file_range splice name_to_handle_at sched_getaffinity setsid prlimit64 "
-    "map_shadow_stack rseq_slice_yield uretprobe inotify_add_watch timer_create chmod".split(),
-)
-def test_ordinary_calls_are_allowed_in_a_jail(name):
-    assert ALLOW == verdict("none", "jail", name)
+# What other people's programs cannot do without; lists of the forbidden have hit some before.
+NEEDED = """
+    rseq set_robust_list membarrier mprotect execve execveat futex futex_wait memfd_create prctl
+    arch_prctl seccomp landlock_restrict_self statx getrandom kill tgkill pidfd_open shmget
+    fchmodat2 mseal copy_file_range splice name_to_handle_at sched_getaffinity setsid prlimit64
+    map_shadow_stack rseq_slice_yield uretprobe inotify_add_watch timer_create chmod
+"""
+
+
+def test_ordinary_calls_are_allowed_in_a_jail():
+    refused = [name for name in NEEDED.split() if verdict("none", "jail", name) != ALLOW]
+
+    assert [] == refused
 
 
 def jailed(network="none", rung="jail"):
@@ -431,7 +432,7 @@ def test_both_filters_stand_one_behind_the_other():
         lambda: os.chmod("/", 0o755),
         lambda: os.utime("/"),
         lambda: os.truncate("/nowhere", 0),
-        lambda: os.nice(0) or os.setpriority(os.PRIO_USER, 0, 0),
+        lambda: os.setpriority(os.PRIO_USER, 0, 0),
         lambda: call(number("shmget"), 0, 4096, 0o1600),
         lambda: call(number("mq_open"), 0, 0, 0, 0),
         lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
@@ -449,7 +450,7 @@ import socket, sqlite3, ssl, subprocess, sys, tempfile, threading, time, uuid
 from multiprocessing import shared_memory
 
 assert "hi" == subprocess.run(["echo", "hi"], capture_output=True, text=True).stdout.strip()
-assert 0 == subprocess.run([sys.executable, "-I", "-S", "-c", ""], start_new_session=True).returncode
+subprocess.run([sys.executable, "-I", "-S", "-c", ""], start_new_session=True, check=True)
 with concurrent.futures.ThreadPoolExecutor(4) as pool:
     assert [0, 1, 4] == list(pool.map(lambda n: n * n, range(3)))
 fork = mp.get_context("fork")

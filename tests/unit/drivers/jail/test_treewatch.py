@@ -1,14 +1,18 @@
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
-
-from saggar.drivers.jail.treewatch import MOST, TreeWatch, life
 from tests.unit.drivers.jail.forked import burn, eventually, forked, touch
 
+from saggar.drivers.jail.treewatch import MOST, TreeWatch, life
+
 MIB = 1 << 20
+
+
+def parent_of(pid):
+    now = life(pid)
+    return now and now.parent
 
 
 def fork_and_wait(work=signal.pause):
@@ -22,33 +26,31 @@ def fork_and_wait(work=signal.pause):
     return pid
 
 
-def ended(pid):
-    now = life(pid)
-    return now is None or now.started == 0
-
-
 def test_pages_shared_with_the_fork_server_are_counted_once():
     """Six children of a process that holds 64 MiB weigh 64 MiB, not seven times that."""
 
     def server():
         block = touch(64 * MIB)
-        pids = [fork_and_wait() for _ in range(6)]
-        server.kept = block
-        return " ".join(map(str, pids))
+        for _ in range(6):
+            fork_and_wait()
+        return block
 
     with forked(server) as child:
-        children = [int(pid) for pid in child.ready().split()]
+        child.ready()
         seen = TreeWatch([child.pid]).reading()
-        for pid in children:
-            os.kill(pid, signal.SIGKILL)
 
     assert 7 == seen.processes
     assert 64 * MIB <= seen.memory < 2 * 64 * MIB
 
 
 def test_the_peak_outlives_the_child_that_needed_it():
+    def hold():
+        block = touch(40 * MIB)
+        signal.pause()
+        return block
+
     def parent():
-        return fork_and_wait(lambda: (touch(40 * MIB), signal.pause()))
+        return fork_and_wait(hold)
 
     with forked(parent) as child:
         grandchild = int(child.ready())
@@ -76,14 +78,18 @@ def test_processor_time_counts_children_that_were_waited_for():
 def test_processor_time_of_a_child_nobody_waits_for_is_kept():
     """A parent that ignores SIGCHLD is never handed its children's times."""
 
+    def work():
+        burn(0.05)
+        signal.pause()
+
     def parent():
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        return fork_and_wait(lambda: (burn(0.05), signal.pause()))
+        return fork_and_wait(work)
 
     with forked(parent) as child:
         grandchild = int(child.ready())
         watch = TreeWatch([child.pid])
-        assert eventually(lambda: watch.reading().cpu >= 0.05)
+        assert eventually(lambda: watch.reading().cpu >= 0.03)
         before = watch.reading().cpu
         os.kill(grandchild, signal.SIGKILL)
         assert eventually(lambda: life(grandchild) is None)
@@ -110,21 +116,18 @@ def test_an_orphan_seen_once_stays_watched():
         first = watch.reading()
         os.kill(between, signal.SIGKILL)
         # Dead and nobody waits for it: a zombie counts until its parent does.
-        assert eventually(lambda: life(orphan).parent != between)
+        assert eventually(lambda: parent_of(orphan) != between)
         second = watch.reading()
-        os.kill(orphan, signal.SIGKILL)
 
     assert 2 == first.processes
     assert 2 == second.processes
 
 
 def test_a_walk_over_proc_finds_the_same_tree():
-    with forked(lambda: f"{fork_and_wait()} {fork_and_wait()}") as child:
-        children = child.ready().split()
+    with forked(lambda: (fork_and_wait(), fork_and_wait())) as child:
+        child.ready()
         listed = TreeWatch([child.pid]).reading()
         walked = TreeWatch([child.pid], scan=True).reading()
-        for pid in children:
-            os.kill(int(pid), signal.SIGKILL)
 
     assert 3 == listed.processes == walked.processes
 
@@ -133,7 +136,7 @@ def test_children_that_come_and_go_while_one_looks_do_no_harm():
     def churn():
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         if os.fork() == 0:
-            while os.getppid() != 1:
+            while True:
                 fork_and_wait(lambda: None)
             os._exit(0)
 
@@ -141,8 +144,6 @@ def test_children_that_come_and_go_while_one_looks_do_no_harm():
         child.ready()
         watch = TreeWatch([child.pid])
         seen = [watch.reading() for _ in range(30)]
-        for pid in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
 
     assert all(2 <= weight.processes < MOST for weight in seen)
 
@@ -165,6 +166,7 @@ def test_the_quick_reading_knows_time_and_peak():
         cpu, peak = TreeWatch.first(child.pid)
 
     assert 0.02 <= cpu < 5
+    assert peak is not None
     assert peak > 30 * MIB
 
 
@@ -182,7 +184,7 @@ def test_a_name_with_brackets_and_spaces_is_no_obstacle():
     with forked(rename) as child:
         child.ready()
 
-        assert os.getpid() == life(child.pid).parent
+        assert os.getpid() == parent_of(child.pid)
 
 
 @pytest.mark.root
@@ -199,7 +201,3 @@ def test_without_the_right_to_read_maps_resident_pages_are_summed():
             memory = int(looker.ready())
 
     assert memory > 20 * MIB
-
-
-if sys.platform != "linux":
-    pytest.skip("walls are on Linux", allow_module_level=True)
