@@ -8,10 +8,11 @@ process, on a thread of its own.
 import atexit
 import os
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, aclosing
-from typing import Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -23,7 +24,7 @@ from saggar.drivers.base import Driver
 from saggar.drivers.interpreter import find
 from saggar.engine import oneshot
 from saggar.engine.warm import Warm
-from saggar.errors import InvalidTask, SandboxBroken
+from saggar.errors import InvalidTask, PlatformError, SandboxBroken
 from saggar.model.environment import Environment
 from saggar.model.event import Event, Finished, afold
 from saggar.model.limits import Limits
@@ -32,6 +33,9 @@ from saggar.model.policy import Policy
 from saggar.model.program import Code, Command, Program
 from saggar.model.result import Result, Status
 from saggar.model.task import File, Task
+
+if TYPE_CHECKING:
+    from saggar.environments.store import Store
 
 CLOSED = Policy()
 BARE = Environment()
@@ -76,6 +80,7 @@ class Platform:
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()
         self._stack = AsyncExitStack()
+        self._store: Store | None = None
         self._drivers: dict[str, Driver] = {}
         self._warm: dict[str, Warm] = {}
 
@@ -136,11 +141,17 @@ class Platform:
         """Build what `environment` needs, unless it is there. PrepareFailed carries the log."""
         if not environment.packages and not environment.host_packages:
             return ()
-        from saggar.environments.store import Store
-
-        store = Store(cache_dir(self._settings))
         interpreter = find(environment.python).executable
-        return await store.prepare(environment, interpreter=interpreter, progress=progress)
+        return await self._layers_of().prepare(
+            environment, interpreter=interpreter, progress=progress
+        )
+
+    def _layers_of(self) -> "Store":
+        if self._store is None:
+            from saggar.environments.store import Store
+
+            self._store = Store(cache_dir(self._settings))
+        return self._store
 
     async def sweep(self) -> dict[str, int]:
         """
@@ -148,16 +159,20 @@ class Platform:
 
         Returns how many of each there were.
         """
-        from saggar.environments.store import Store
-
-        found: dict[str, int] = {}
+        found: Counter[str] = Counter()
         for name in registry.drivers():
-            found |= self._driver(name).sweep()
-        return found | {"layers": len(Store(cache_dir(self._settings)).gc())}
+            found.update(self._driver(name).sweep())
+        return {**found, "layers": len(self._layers_of().gc())}
 
     async def probe(self) -> dict[str, Capabilities]:
         """What each driver can enforce on this machine."""
-        return {name: await self._driver(name).probe() for name in registry.drivers()}
+        return {name: await self._probe(name) for name in registry.drivers()}
+
+    async def _probe(self, name: str) -> Capabilities:
+        try:
+            return await self._driver(name).probe()
+        except PlatformError as exc:  # a driver of somebody else's that does not even load
+            return Capabilities(driver=name, available=False, reasons=(str(exc),))
 
     async def _layers(self, environment: Environment) -> Sequence[Layer]:
         return () if environment == BARE else await self.prepare(environment)
@@ -182,7 +197,7 @@ class Platform:
     async def _warm_of(self, name: str) -> Warm:
         if name not in self._warm:
             driver, kept = self._driver(name), self._settings.warm
-            if not getattr(driver, "warm", True):
+            if not driver.warm:
                 kept = 0  # a child of its is used as soon as it stands, or not made
             self._warm[name] = Warm(driver, self._tasks, None if kept == "auto" else kept)
         return self._warm[name]

@@ -106,6 +106,14 @@ class Nursery(Protocol):
     def born(self) -> int:
         """How many children it has had."""
 
+    def admit(self, policy: Policy) -> None:
+        """
+        Let a policy pass all of whose limits hold here; its numbers are no part of a warm key.
+
+        Raises:
+            DriverUnavailable: One of them cannot be enforced, and is not best effort.
+        """
+
     async def park(self) -> Process:
         """
         One more child behind finished walls, not yet narrowed to anybody's limits.
@@ -119,6 +127,8 @@ class Driver(Protocol):
     """How a wall is built on this machine."""
 
     name: str
+    warm: bool
+    """Whether children may be kept parked."""
 
     async def probe(self) -> Capabilities:
         """What it can enforce here, found by trying; asked again it answers from memory."""

@@ -123,6 +123,8 @@ class Warm:
             pool = self._pools.get(key)
             if pool is None or not pool.nursery.alive or pool.nursery.born >= RECYCLED:
                 pool = await self._fresh(key, policy, layers)
+            # It was opened for somebody else's policy, who may have been content with less.
+            pool.nursery.admit(policy)
             try:
                 return pool, pool.take() or await pool.nursery.park()
             except SandboxBroken as exc:

@@ -6,7 +6,7 @@ orphans are handed to it, so that even a daemon stays in the family. It is no wa
 as the same user, and may kill its guardian, with which it dies itself.
 """
 
-import _signal as signals
+import _signal as signals  # type: ignore[import-not-found]  # no enum: it costs milliseconds
 import os
 import resource
 import select

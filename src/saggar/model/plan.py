@@ -54,6 +54,8 @@ class Capabilities(Value):
     """What to do about it, by the name of the surroundings (docker, kubernetes, ubuntu)."""
     warm: bool = False
     """Whether it can keep children parked."""
+    facts: Mapping[str, str] = {}
+    """What else is worth knowing about these walls here, by name."""
 
     def enforces(self, limit: str) -> bool:
         """Whether `limit` holds here."""

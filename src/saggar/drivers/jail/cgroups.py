@@ -32,7 +32,7 @@ from saggar.drivers.jail.controllers import (
     ShareV2,
 )
 from saggar.drivers.jail.hierarchies import RECIPES, Finding, Place, find, refusal
-from saggar.drivers.jail.treewatch import life
+from saggar.drivers.treewatch import life
 
 NEEDS = MappingProxyType(
     {"memory": "memory", "processes": "pids", "cpu_share": "cpu", "cpu": "cpuacct"}

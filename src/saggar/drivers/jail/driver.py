@@ -17,7 +17,7 @@ from pathlib import Path
 
 from saggar.config import Settings, runtime_dir
 from saggar.drivers.interpreter import Interpreter, find
-from saggar.drivers.jail import uids
+from saggar.drivers.jail import landlock, uids
 from saggar.drivers.jail.cgroups import Cgroups
 from saggar.drivers.jail.plan import (
     STAGING,
@@ -33,9 +33,11 @@ from saggar.drivers.jail.server import ForkServer, running
 from saggar.errors import DriverUnavailable, PlatformError, SandboxBroken
 from saggar.model.limits import Limits
 from saggar.model.plan import Capabilities, Layer, Support, WarmKey
-from saggar.model.policy import Policy, Rung
+from saggar.model.policy import Network, Policy, Rung
 
 FOLDER = "saggar-work-"
+SCOPED = 6
+"""The version of Landlock from which a guest signals nobody outside."""
 MACHINES = ("x86_64", "aarch64")
 ALWAYS = {
     "wall": "the host's clock: SIGINT, then SIGKILL",
@@ -54,6 +56,7 @@ class JailDriver:
     """Walls of the kernel around a fork server, whose children serve once."""
 
     name = "jail"
+    warm = True
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings
@@ -85,7 +88,8 @@ class JailDriver:
             rung=rung,
             limits={} if rung is None else self._supports(rung, Limits()),
             reasons=tuple(reasons),
-            recipes=RECIPES if reasons else {},
+            recipes=self._recipes(),
+            facts=self._facts(),
             warm=True,
         )
 
@@ -115,8 +119,17 @@ class JailDriver:
         """
         if reason := unsupported():
             raise DriverUnavailable(f"{self.name} cannot be had here: {reason}")
+        if policy.isolation > Rung.JAIL:
+            raise DriverUnavailable(
+                f"{self.name} reaches isolation 'jail' at most; {policy.isolation.value!r} was asked"
+            )
         async with AsyncExitStack() as stack:
-            yield await self._strongest(stack, key, policy, layers)
+            nursery = await self._strongest(stack, key, policy, layers)
+            try:
+                yield nursery
+            finally:
+                if nursery.first is not None:
+                    nursery.first.release()
 
     async def _strongest(
         self, stack: AsyncExitStack, key: WarmKey, policy: Policy, layers: Sequence[Layer]
@@ -127,13 +140,11 @@ class JailDriver:
             if rung < policy.isolation:
                 break
             async with AsyncExitStack() as attempt:
-                nursery = JailNursery(
-                    self,
-                    *await attempt.enter_async_context(self._server(rung, key, policy, layers)),
-                )
-                # While the server starts: what cannot be enforced is refused before anything runs.
-                self._refuse_unenforceable(rung, policy)
                 try:
+                    server = self._server(rung, key, policy, layers)
+                    nursery = JailNursery(self, *await attempt.enter_async_context(server))
+                    # While it starts: what does not hold is refused before anything runs.
+                    self.refuse_unenforceable(rung, policy)
                     nursery.first = await nursery.park()
                 except SandboxBroken as exc:
                     reasons.append(f"{rung}: {exc}")
@@ -149,6 +160,8 @@ class JailDriver:
     async def _server(
         self, rung: Rung, key: WarmKey, policy: Policy, layers: Sequence[Layer]
     ) -> AsyncIterator[tuple[ForkServer, Space]]:
+        if rung is Rung.LANDLOCK and (reason := unconfined()):
+            raise SandboxBroken(reason)
         interpreter = find(key.interpreter or None)
         with self._ids() as (ids, held), self._staging(rung) as staging:
             ground = Ground(
@@ -168,6 +181,20 @@ class JailDriver:
         if self._settings is None or self._settings.ceiling is None:
             return frozenset(preload)
         return frozenset(self._settings.preload)
+
+    def _recipes(self) -> dict[str, str]:
+        return {**RECIPES, **self._cgroups().recipes}
+
+    def _facts(self) -> dict[str, str]:
+        found = self._cgroups().supports
+        groups = sorted({how.how for how in found.values() if how.enforced})
+        return {
+            "kernel": platform.release(),
+            "landlock": f"version {landlock.abi()}" if landlock.abi() else "off",
+            "cgroups": "; ".join(groups) or "none that can be written",
+            "networks": ", ".join(Network),
+            "user ids": "a leased block" if os.geteuid() == 0 else "the caller's own",
+        }
 
     @contextmanager
     def _staging(self, rung: Rung) -> Iterator[str]:
@@ -233,7 +260,8 @@ class JailDriver:
         except OSError as exc:
             raise SandboxBroken(f"no child can be had: {exc}") from exc
 
-    def _refuse_unenforceable(self, rung: Rung, policy: Policy) -> None:
+    def refuse_unenforceable(self, rung: Rung, policy: Policy) -> None:
+        """DriverUnavailable for a limit that does not hold on this rung and is not best effort."""
         for name, support in self._supports(rung, policy.limits).items():
             if not support.enforced and name not in policy.best_effort:
                 raise DriverUnavailable(
@@ -268,6 +296,7 @@ class JailNursery:
         self._space = space
         self.first: JailProcess | None = None
         """The child that proved the walls; the first one to be handed out."""
+        self._admitted: set[tuple[float, frozenset[str]]] = set()
 
     @property
     def alive(self) -> bool:
@@ -278,6 +307,13 @@ class JailNursery:
     def born(self) -> int:
         """How many children it has had."""
         return self._server.born
+
+    def admit(self, policy: Policy) -> None:
+        """Let a policy pass all of whose limits hold here. DriverUnavailable if not."""
+        asked = (policy.limits.cpu_share, policy.best_effort)  # nothing else makes a difference
+        if asked not in self._admitted:
+            self._driver.refuse_unenforceable(Rung(self._space.rung), policy)
+            self._admitted.add(asked)
 
     async def park(self) -> JailProcess:
         """One more child behind finished walls. SandboxBroken if they could not be built."""
@@ -314,6 +350,16 @@ def unsupported() -> str:
         return f"its walls are the Linux kernel's, and this is {platform.system()}"
     if platform.machine() not in MACHINES:
         return f"its filters are written for {' and '.join(MACHINES)}, not {platform.machine()}"
+    return ""
+
+
+def unconfined() -> str:
+    """Why Landlock alone would not hold a guest here; empty if it does."""
+    version = landlock.abi()
+    if not version:
+        return "Landlock is off or missing in this kernel"
+    if version < SCOPED and os.geteuid() != 0:
+        return f"Landlock {version} lets a guest signal this user's processes; it takes {SCOPED}"
     return ""
 
 

@@ -14,7 +14,7 @@ from saggar.drivers.base import Exit, Reading
 from saggar.drivers.jail.cgroups import Cgroup, Meter
 from saggar.drivers.jail.rlimits import rlimits
 from saggar.drivers.jail.server import Child, ForkServer
-from saggar.drivers.jail.treewatch import TreeWatch
+from saggar.drivers.treewatch import TreeWatch
 from saggar.model.limits import Limits
 
 
@@ -112,7 +112,9 @@ class JailProcess:
         if "memory" in self._space.kept:
             return self.first_read()
         if self._watch is None:
-            self._watch = TreeWatch([self._pid])
+            # Orphans go to pid 1 of the sandbox, whose own memory is the fork server's.
+            adopters = [pid_of(self._handles.init)] if self._handles.init >= 0 else []
+            self._watch = TreeWatch([self._pid], adopters=adopters)
         seen, used = self._watch.reading(), self.first_read()
         cpu = seen.cpu if used.cpu is None else used.cpu
         return replace(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.drivers.jail.forked import burn, eventually, forked, touch
+from tests.unit.drivers.forked import burn, eventually, forked, touch
 
 from saggar.drivers.jail.cgroups import OPEN, Cgroups
 

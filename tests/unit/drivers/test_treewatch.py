@@ -3,9 +3,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.unit.drivers.jail.forked import burn, eventually, forked, touch
+from tests.unit.drivers.forked import burn, eventually, forked, touch
 
-from saggar.drivers.jail.treewatch import MOST, TreeWatch, life
+from saggar.drivers.treewatch import MOST, TreeWatch, life
 
 MIB = 1 << 20
 

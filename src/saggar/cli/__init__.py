@@ -1,0 +1,5 @@
+"""The door of a terminal: `saggar run`, `doctor`, `gc`, `bench`. It prints and parses."""
+
+from saggar.cli.main import main
+
+__all__ = ["main"]

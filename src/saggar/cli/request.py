@@ -1,0 +1,209 @@
+"""From the words of `saggar run` to a task and a policy."""
+
+import os
+import re
+import stat
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from saggar.cli import inputs
+from saggar.errors import InvalidTask, UsageError
+from saggar.model.codec import JSON, Payload
+from saggar.model.environment import Environment
+from saggar.model.limits import LIMIT_NAMES, Limits
+from saggar.model.policy import Policy
+from saggar.model.program import Inline, Program
+from saggar.model.task import LARGEST_TASK, Task
+
+OPTIONS = {
+    "output": "output-limit",
+    "packages": "package",
+    "collect": "output",
+    "files": "input",
+    "args": "the program's arguments",
+}
+"""Where an option is not called as its field is."""
+FIELD = re.compile(r"\b(limits|policy|environment|program|task|file)((?:\.\w+)+): ")
+
+
+def request(
+    options: Namespace, arguments: Sequence[str], ceiling: Policy | None = None
+) -> tuple[Task, Policy]:
+    """
+    What is to run, and what it may touch: never more than `ceiling`.
+
+    Raises:
+        UsageError: The options contradict each other, or one of them cannot be.
+    """
+    check(options)
+    with as_options():
+        task = Task(
+            program=program(options),
+            input=payload(options),
+            args=tuple(arguments),
+            env=variables(options.env),
+            files=inputs.gather(options.input),
+            collect=tuple(options.output),
+            stdin=read_stdin() if options.stdin else b"",
+            want_value=options.value,
+        )
+        wanted = policy(options, task.program.environment)
+        return task, wanted if ceiling is None else wanted.within(ceiling)
+
+
+def check(options: Namespace) -> None:
+    """Options that cannot be said together, each with the way out."""
+    if options.code is not None and options.file is not None:
+        raise UsageError(
+            f"both -c and {options.file!r} are programs; the program's own arguments go after --"
+        )
+    if options.code is None and options.file is None:
+        raise UsageError(
+            "no program; put FILE or -c CODE first, before --input and --output:"
+            " saggar run analyse.py --input data.csv"
+        )
+    if options.stdin and options.file == "-":
+        raise UsageError("stdin cannot be the program and its input; name a FILE, or use -c CODE")
+    if options.entry_input is not None and options.entry is None:
+        raise UsageError("--entry-input needs --entry NAME, the function to call with it")
+    if options.value and options.entry is not None:
+        raise UsageError("--value and --entry exclude each other; an entry's answer is the value")
+
+
+def program(options: Namespace) -> Program:
+    """The code and what it needs around it."""
+    return Program(
+        code=code(options),
+        language=options.language or "python",
+        entry=options.entry,
+        environment=environment(options),
+    )
+
+
+def code(options: Namespace) -> Inline:
+    """The program's text, from wherever it is."""
+    if options.code is not None:
+        return Inline(text=options.code, filename="main.py")
+    if options.file == "-":
+        return Inline(text=text(read_stdin(), "stdin"), filename="main.py")
+    content = inputs.read(options.file, LARGEST_TASK)
+    return Inline(text=text(content, options.file), filename=os.path.basename(options.file))
+
+
+def text(content: bytes, name: str) -> str:
+    """Code is UTF-8; an editor's byte order mark is no part of it."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise InvalidTask(f"{name} is not UTF-8: {exc.reason} at byte {exc.start}") from None
+
+
+def read_stdin() -> bytes:
+    """All of our stdin, if a task can carry it."""
+    content = sys.stdin.buffer.read(LARGEST_TASK + 1)
+    if len(content) > LARGEST_TASK:
+        raise UsageError("stdin has more than 64 MiB; give a part of it, or a mount from Python")
+    return content
+
+
+def payload(options: Namespace) -> Payload:
+    """The entry's input: JSON as it was typed, if it is that."""
+    if options.entry_input is None:
+        return Payload.none()
+    import json
+
+    try:
+        json.loads(options.entry_input, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as exc:
+        raise UsageError(f"--entry-input is not JSON: {exc}") from None
+    return Payload(media_type=JSON, data=options.entry_input.encode())
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} has no JSON form")
+
+
+def variables(words: Sequence[str]) -> dict[str, str]:
+    """The K=V among the words of --env."""
+    pairs = (word.partition("=") for word in words if word != "host")
+    found = {}
+    for name, sign, value in pairs:
+        if not sign:
+            raise UsageError(f"--env: wanted K=V or the word host, found {name!r}")
+        found[name] = value
+    return found
+
+
+def environment(options: Namespace) -> Environment:
+    """Packages, preloads, the interpreter."""
+    return Environment(
+        packages=tuple(options.package),
+        preload=tuple(options.preload),
+        python=None if options.python is None else interpreter(options.python),
+        host_packages="host" in options.env,
+    )
+
+
+def interpreter(name: str) -> str:
+    """A version as it is; a path or a program on PATH as an absolute path."""
+    if re.fullmatch(r"[0-9.]+", name):
+        return name
+    if os.sep in name:
+        return os.path.abspath(os.path.expanduser(name))
+    for folder in os.get_exec_path():
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.stat(path).st_mode & stat.S_IXUSR:
+            return os.path.abspath(path)
+    raise UsageError(f"--python: no {name!r} on PATH; name a version such as 3.12, or a path")
+
+
+def policy(options: Namespace, environment: Environment) -> Policy:
+    """
+    What was asked for on a terminal, its owner may have: one option asks and allows.
+
+    Whoever operates the machine narrows it through the settings.
+    """
+    said = {
+        "limits": limits(options),
+        "network": options.network,
+        "isolation": options.isolation,
+        "best_effort": [name.replace("-", "_") for name in options.best_effort],
+        "host_packages": environment.host_packages,
+        "mounts": [path] if (path := environment.python or "").startswith("/") else [],
+    }
+    return Policy(**{name: value for name, value in said.items() if value})
+
+
+def limits(options: Namespace) -> Limits:
+    """The limits that were named; the others keep their defaults."""
+    said = {name: getattr(options, option_of(name).replace("-", "_")) for name in LIMIT_NAMES}
+    return Limits(**{name: value for name, value in said.items() if value is not None})
+
+
+def option_of(field: str) -> str:
+    """What a field is called on the command line, without its dashes."""
+    return OPTIONS.get(field, field).replace("_", "-")
+
+
+@contextmanager
+def as_options() -> Iterator[None]:
+    """What the model says of its fields, said of options."""
+    try:
+        yield
+    except InvalidTask as exc:
+        raise InvalidTask(FIELD.sub(_respelled, str(exc))) from None
+
+
+def _respelled(found: re.Match[str]) -> str:
+    room, path = found[1], found[2].split(".")[1:]
+    if room == "file":
+        return "--input: "
+    # Of a path such as limits.wall or program.environment.packages.0 the last name counts.
+    name = next((part for part in reversed(path) if not part.isdecimal()), room)
+    if room == "task" and path[0] in ("env", "args"):
+        name = path[0]
+    if room == "limits" or name not in LIMIT_NAMES:
+        name = option_of(name)
+    return f"{name}: " if " " in name else f"--{name}: "

@@ -1,0 +1,1 @@
+"""What Saggar is tested with, for those who build on it: behaviours to conform to, and attacks."""

@@ -1,0 +1,179 @@
+"""Attacks on what is collected from a run: files that are no files, names that are no names."""
+
+import os
+import signal
+import socket
+import stat
+from typing import Any
+
+from saggar.model.result import Result, Status
+from saggar.testing.attacks.attack import Facts, everywhere
+from saggar.testing.attacks.checks import every, exits, held
+from saggar.testing.attacks.inside import scene, tries, watch
+
+ALL = {"collect": ("**",)}
+
+
+def got(*paths: str, skipped: tuple[str, ...] = ()) -> Any:
+    """These files came back and no others; of these it is said why they did not."""
+
+    def check(result: Result[Any], _: Facts) -> str | None:
+        found = {file.path for file in result.files}
+        if found != set(paths):
+            return f"collected {sorted(found)}, not {sorted(paths)}"
+        missing = set(skipped) - {one.path for one in result.files_skipped}
+        return f"nothing said of {sorted(missing)}: {result.files_skipped}" if missing else None
+
+    return check
+
+
+@everywhere(
+    every(held, got("honest.txt", skipped=("result.txt", "far.txt", "folder/deep.txt"))),
+    task={"collect": ("*.txt", "result.txt", "folder/deep.txt")},
+)
+def leave_links_to_the_hosts_files() -> None:
+    """Symbolic links, of files and of folders, to what lies outside."""
+    tries.append("links")
+    with open("honest.txt", "w") as file:
+        file.write("honest")
+    os.symlink(scene["secrets"][0], "result.txt")
+    os.symlink("/etc/passwd", "far.txt")
+    os.symlink("/etc", "folder")
+    os.symlink("/proc/self/environ", "environ.txt")
+    os.symlink("/proc/1/root" + scene["secrets"][0], "magic.txt")
+
+
+@everywhere(every(held, got("a.txt")), task={"collect": ("*.txt", "out/*.txt")})
+def swap_a_folder_for_a_link() -> None:
+    """A folder of results that becomes a link to a folder of the host's."""
+    tries.append("swap")
+    os.mkdir("out")
+    with open("out/passwd.txt", "w") as file:
+        file.write("bait")
+    with open("a.txt", "w") as file:
+        file.write("a")
+    os.rename("out", "gone")
+    os.unlink("gone/passwd.txt")
+    os.symlink("/etc", "out")
+
+
+@everywhere(every(held, got("plain")), task=ALL)
+def leave_things_that_are_no_files() -> None:
+    """Fifos, sockets and devices, on which a reader hangs or worse."""
+    tries.append("things")
+    os.mkfifo("fifo")
+    try:
+        socket.socket(socket.AF_UNIX).bind("socket")
+    except OSError as error:
+        print("refused", error)
+    watch("device", os.mknod, "device", stat.S_IFCHR | 0o666, os.makedev(1, 9))
+    with open("plain", "w") as file:
+        file.write("x")
+
+
+def strange_names_are_told(result: Result[Any], _: Facts) -> str | None:
+    """What came back has a name that a file can have outside, and bad names are mentioned."""
+    for file in result.files:
+        if os.path.isabs(file.path) or ".." in file.path.split("/") or "\0" in file.path:
+            return f"collected a file named {file.path!r}"
+    texts = [
+        *(one.path for one in result.files_skipped),
+        *(one.reason for one in result.files_skipped),
+    ]
+    if any(not text.isprintable() for text in texts):
+        return f"unprintable words about files: {texts!r}"
+    return None if result.files_skipped else "not a word about a name that is not UTF-8"
+
+
+@everywhere(every(held, strange_names_are_told), task=ALL)
+def leave_strange_names() -> None:
+    """Newlines, escape sequences, names that are not UTF-8, names that look like options."""
+    tries.append("names")
+    for name in (
+        b"a\nb",
+        b"\x1b]0;x\x07",
+        b"\xff\xfe",
+        b"-rf",
+        b"...",
+        b"a" * 255,
+        b" ",
+        "é".encode(),
+    ):
+        with open(name, "w") as file:
+            file.write("x")
+
+
+@everywhere(every(held, got(), exits(Status.OK)), task=ALL)
+def leave_a_deep_tree() -> None:
+    """A thousand folders inside each other, which recursion does not survive."""
+    tries.append("deep")
+    for _ in range(900):
+        os.mkdir("d")
+        os.chdir("d")
+    with open("treasure", "w") as file:
+        file.write("x")
+
+
+def capped(result: Result[Any], _: Facts) -> str | None:
+    """Not everything came back, and that is said."""
+    return None if result.files_skipped else "dropped files without a word"
+
+
+@everywhere(
+    every(held, capped),
+    task=ALL,
+    limits={"inodes": 10_000, "disk": "48MiB", "memory": "256MiB", "wall": 9},
+)
+def leave_a_great_many_files() -> None:
+    """Nine thousand files with long names."""
+    tries.append("many")
+    for number in range(9000):
+        os.close(os.open(f"{'x' * 200}{number}", os.O_CREAT | os.O_WRONLY))
+
+
+@everywhere(every(held, capped), task=ALL, limits={"file_size": "1TiB"})
+def leave_a_sparse_file() -> None:
+    """A file that claims half a terabyte and holds nothing."""
+    tries.append("sparse")
+    with open("sparse", "wb") as file:
+        watch("truncate", os.ftruncate, file.fileno(), 1 << 39)
+        if os.fstat(file.fileno()).st_size < 1 << 39:
+            os.symlink("/", "instead")
+
+
+@everywhere(held, task=ALL)
+def leave_what_cannot_be_read() -> None:
+    """Files and folders without any permission."""
+    tries.append("locked")
+    os.mkdir("closed")
+    with open("closed/x", "w") as file:
+        file.write("x")
+    with open("locked", "w") as file:
+        file.write("x")
+    watch("file", os.chmod, "locked", 0)
+    watch("folder", os.chmod, "closed", 0)
+    watch("all", os.chmod, ".", 0)
+
+
+@everywhere(every(held, got("steady")), task={"collect": ("steady", "busy")})
+def keep_writing_while_they_look() -> None:
+    """A child that swaps a result for a link, for as long as it lives."""
+    tries.append("race")
+    with open("steady", "w") as file:
+        file.write("x")
+    if os.fork() == 0:
+        os.setsid()
+        signal.alarm(5)
+        while True:
+            os.symlink(scene["secrets"][0], "next")
+            os.rename("next", "busy")
+
+
+@everywhere(every(held, got()), task=ALL)
+def take_the_folder_away() -> None:
+    """Remove or rename the folder that results are read from, and put another in its place."""
+    tries.append("away")
+    here = os.getcwd()
+    watch("rename", os.rename, here, f"{here}-gone")
+    watch("remove", os.rmdir, here)
+    watch("replace", os.symlink, scene["folder"], here)

@@ -1,0 +1,156 @@
+"""Carry out an attack against a driver, and say what escaped."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from saggar.model.event import Event, Output, fold
+from saggar.model.limits import LIMIT_NAMES
+from saggar.model.plan import Capabilities
+from saggar.model.policy import Network, Policy, Rung
+from saggar.model.program import Inline, Program
+from saggar.model.result import Result
+from saggar.model.task import Task
+from saggar.platform import Platform
+from saggar.testing.attacks.attack import LIMITS, Attack, Facts, Guest, Seen
+from saggar.testing.attacks.checks import outside
+from saggar.testing.attacks.program import program
+from saggar.testing.attacks.scene import PATIENCE, Scene
+
+SLACK = 2.0
+"""Seconds a run may take over its limits: starting, sweeping up, a busy machine."""
+WAITING = b"WAITING\n"
+"""What a program prints that wants to be looked at, or to be there while another runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was seen of one attack."""
+
+    escaped: str | None
+    """One sentence; None if the walls held."""
+    result: Result[Any]
+    facts: Facts
+
+
+def unfair(attack: Attack, capabilities: Capabilities) -> str | None:
+    """Why this attack says nothing about this driver here, if it does not."""
+    if not capabilities.available or capabilities.rung is None:
+        return "; ".join(capabilities.reasons) or f"{capabilities.driver} is not available"
+    machine = os.uname().machine
+    if machine not in attack.machines:
+        return f"not for {machine}"
+    if capabilities.rung < attack.stopped_from and not attack.shows:
+        return f"stopped from {attack.stopped_from} on; {capabilities.rung} holds here"
+    missing = [name for name in sorted(attack.needs) if not capabilities.enforces(name)]
+    if missing or not attack.counted:
+        return "; ".join(f"{name}: {capabilities.why(name)}" for name in missing) or None
+    looked = [
+        name for name in sorted(attack.needs) if "cgroup" not in capabilities.limits[name].how
+    ]
+    return "; ".join(f"{name}: only {capabilities.limits[name].how}" for name in looked) or None
+
+
+def expected_out(attack: Attack, capabilities: Capabilities) -> bool:
+    """Whether there is no wall here that would stop it, so that it must be seen to get out."""
+    return capabilities.rung is not None and capabilities.rung < attack.stopped_from
+
+
+async def strike(platform: Platform, capabilities: Capabilities, attack: Attack) -> Outcome:
+    """Run `attack` behind the walls of one driver and look at what came of it."""
+    with Scene() as scene:
+        return await _Strike(platform, capabilities, attack, scene).carry_out()
+
+
+class _Strike:
+    """One attack under way."""
+
+    def __init__(
+        self, platform: Platform, capabilities: Capabilities, attack: Attack, scene: Scene
+    ) -> None:
+        self._platform = platform
+        self._attack = attack
+        self._scene = scene
+        self._driver = capabilities.driver
+        self._rung = capabilities.rung or Rung.PROCESS
+        self._policy = Policy(
+            isolation=self._rung,
+            limits=LIMITS.replace(**attack.limits),
+            network=attack.network if self._rung > Rung.PROCESS else Network.HOST,
+            best_effort=frozenset(n for n in LIMIT_NAMES if not capabilities.enforces(n)),
+        )
+        self._seen: tuple[Seen, ...] = ()
+
+    async def carry_out(self) -> Outcome:
+        earlier = await self._earlier()
+        async with anyio.create_task_group() as children:
+            if self._attack.beside is not None:
+                await children.start(self._neighbour, self._attack.beside)
+            start = time.monotonic()
+            result = await self._run(self._task(self._attack.guest, self._attack.task))
+            elapsed = time.monotonic() - start
+            children.cancel_scope.cancel()
+        survivors = await self._scene.survivors()
+        facts = self._facts(elapsed, earlier, survivors)
+        escaped = outside(result, facts) or self._attack.check(result, facts)
+        return Outcome(escaped, result, facts)
+
+    async def _earlier(self) -> tuple[Result[Any], ...]:
+        if self._attack.first is None:
+            return ()
+        return (await self._run(self._task(self._attack.first, {})),)
+
+    async def _neighbour(
+        self, guest: Guest, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        """A run beside the attack's, which is under way once it prints that it waits."""
+        said = b""
+        async for event in self._events(self._task(guest, {})):
+            if isinstance(event, Output) and WAITING not in said:
+                said += event.data
+                if WAITING in said:
+                    task_status.started()
+
+    async def _run(self, task: Task) -> Result[Any]:
+        events: list[Event] = []
+        said = b""
+        async for event in self._events(task):
+            events.append(event)
+            if isinstance(event, Output) and len(said) < 4096:
+                said += event.data
+                if WAITING in said and not self._seen:
+                    self._seen = self._scene.seen()
+        return fold(events)
+
+    def _events(self, task: Task) -> Any:
+        return self._platform.events(task, policy=self._policy, driver=self._driver)
+
+    def _task(self, guest: Guest, options: Mapping[str, Any]) -> Task:
+        env = {"SAGGAR_SCENE": json.dumps(self._scene.described())}
+        code = Program(code=Inline(text=program(guest)))
+        return Task.of(Task(program=code, env=env).replace(**options))
+
+    def _facts(
+        self, elapsed: float, earlier: tuple[Result[Any], ...], survivors: tuple[str, ...]
+    ) -> Facts:
+        scene, limits = self._scene, self._policy.limits
+        return Facts(
+            rung=self._rung,
+            secret=scene.secret,
+            elapsed=elapsed,
+            deadline=limits.wall + limits.grace + SLACK + PATIENCE,
+            survivors=survivors,
+            harm=scene.harm(),
+            visits=scene.visits(),
+            marks=scene.marks(),
+            changes=scene.changes(),
+            descriptors=scene.descriptors(),
+            growth=scene.growth(),
+            seen=self._seen,
+            earlier=earlier,
+        )
