@@ -112,11 +112,12 @@ def test_no_processes_left_is_told_and_the_next_run_works(
 @BEFORE
 @pytest.mark.parametrize("spare", [0, 2, 5, 12, 20])
 def test_no_descriptors_left_is_told_and_the_next_run_works(
-    family: Family, account, before: str, spare: int
+    family: Family, before: str, spare: int
 ):
     """At whichever step of a run they give out."""
     with host(
-        account, DESCRIPTORS.replace("BEFORE_THAT", before).replace("SPARE", str(spare))
+        (sys.executable, {}),
+        DESCRIPTORS.replace("BEFORE_THAT", before).replace("SPARE", str(spare)),
     ) as process:
         told = story(process)
 

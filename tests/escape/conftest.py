@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
-from tests.escape.striking import Strikers
+from tests.escape.striking import ATTACKS, Strikers
 
 
 @pytest.fixture(scope="session")
 def strikers(request: pytest.FixtureRequest) -> Iterator[Strikers]:
-    found = Strikers(request)
+    found = Strikers(request, ATTACKS)
     yield found
     found.dismiss()

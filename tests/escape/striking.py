@@ -1,4 +1,9 @@
-"""Strikers: processes that carry out attacks, as whoever runs the tests and as others."""
+"""
+Strikers: processes that work through a shipped suite, as whoever runs the tests and as others.
+
+All of them start with the first test that asks, and work side by side: most of what they do is
+waiting for deadlines.
+"""
 
 import json
 import os
@@ -16,20 +21,24 @@ import pytest
 PATIENCE = 55
 CORNERED = (Path(__file__).parent / "cornered.py").read_text()
 NONE = SimpleNamespace(params={})
-STRIKE = ["-m", "saggar.testing.attacks", "--json", "--driver"]
+ATTACKS, CONFORMANCE = "saggar.testing.attacks", "saggar.testing.conformance"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One attack, against one driver, as one kind of user."""
+    """One attack or check of a suite, against one driver, as one kind of user."""
 
+    suite: str
     account: str
     driver: str
-    attack: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.account}-{self.driver}-{self.name}"
 
 
 class Striker:
-    """A process that carries out its attacks one after the other, while others do theirs."""
+    """A process that does what it was told, one after the other, and reports."""
 
     def __init__(self, argv: list[str], options: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
@@ -47,17 +56,17 @@ class Striker:
                 self._heard.put(json.loads(line))
         self._heard.put(None)
 
-    def report(self, attack: str) -> dict[str, Any]:
-        """What came of one attack; waits for its turn."""
-        while attack not in self._reports:
+    def report(self, name: str) -> dict[str, Any]:
+        """What came of one of its tasks; waits for its turn."""
+        while name not in self._reports:
             try:
                 report = self._heard.get(timeout=PATIENCE)
             except Empty:
-                pytest.fail(f"nothing was heard of {attack} for {PATIENCE} s")
+                pytest.fail(f"nothing was heard of {name} for {PATIENCE} s")
             if report is None:
-                pytest.fail(f"the striker ended with {self._process.wait()} before {attack}")
-            self._reports[report["attack"]] = report
-        return self._reports[attack]
+                pytest.fail(f"the striker ended with {self._process.wait()} before {name}")
+            self._reports[report["name"]] = report
+        return self._reports[name]
 
     def dismiss(self) -> None:
         self._process.kill()
@@ -66,26 +75,36 @@ class Striker:
 
 
 class Strikers:
-    """One striker for each user and driver; all are at work as soon as one is asked for."""
+    """One striker for each user and driver that the tests of this session name."""
 
-    def __init__(self, request: pytest.FixtureRequest) -> None:
+    def __init__(self, request: pytest.FixtureRequest, suite: str) -> None:
         self._request = request
+        self._suite = suite
         self._wanted: dict[tuple[str, str], list[str]] = {}
+        self._strikers: dict[tuple[str, str], Striker | BaseException] = {}
         for item in request.session.items:
             case = getattr(item, "callspec", NONE).params.get("case")
-            if isinstance(case, Case):
-                self._wanted.setdefault((case.account, case.driver), []).append(case.attack)
-        self._strikers: dict[tuple[str, str], Striker] = {}
+            if isinstance(case, Case) and case.suite == suite:
+                self._wanted.setdefault((case.account, case.driver), []).append(case.name)
 
     def report(self, case: Case) -> dict[str, Any]:
+        """What came of this case, once its striker comes to it."""
         if not self._strikers:
-            self._strikers = {
-                key: self._start(*key, wanted) for key, wanted in self._wanted.items()
-            }
-        return self._strikers[case.account, case.driver].report(case.attack)
+            for key, names in self._wanted.items():
+                self._strikers[key] = self._started(*key, names)
+        striker = self._strikers[case.account, case.driver]
+        if isinstance(striker, BaseException):
+            raise striker
+        return striker.report(case.name)
 
-    def _start(self, account: str, driver: str, attacks: list[str]) -> Striker:
-        command = [*STRIKE, driver, *attacks]
+    def _started(self, account: str, driver: str, names: list[str]) -> Striker | BaseException:
+        """The striker, or why this kind of user cannot be had here."""
+        try:
+            return self._start(account, ["-m", self._suite, "--json", "--driver", driver, *names])
+        except (pytest.skip.Exception, pytest.fail.Exception) as left:
+            return left
+
+    def _start(self, account: str, command: list[str]) -> Striker:
         if account == "ours":
             return Striker([sys.executable, *command], {})
         user = self._request.getfixturevalue("ordinary_user")
@@ -94,7 +113,8 @@ class Strikers:
 
     def dismiss(self) -> None:
         for striker in self._strikers.values():
-            striker.dismiss()
+            if isinstance(striker, Striker):
+                striker.dismiss()
 
 
 def accounts() -> list[str]:

@@ -1,8 +1,7 @@
 """Every attack against every driver: as whoever runs this, and as users with less."""
 
-from typing import Any
-
 import pytest
+from tests.escape.striking import ATTACKS as SUITE
 from tests.escape.striking import Case, Strikers, accounts
 
 from saggar import registry
@@ -15,19 +14,18 @@ def applies(attack: Attack, driver: str) -> bool:
     return driver != "process" or attack.stopped_from is Rung.PROCESS or attack.shows
 
 
-def cases() -> list[Any]:
+def cases() -> list[Case]:
     """A user without privileges changes nothing about a driver that builds no walls."""
-    found = [
-        Case(account, driver, attack.name)
+    return [
+        Case(SUITE, account, driver, attack.name)
         for account in accounts()
         for driver in registry.drivers()
         for attack in ATTACKS
         if applies(attack, driver) and (account == "ours" or driver == "jail")
     ]
-    return [pytest.param(case, id=f"{case.account}-{case.driver}-{case.attack}") for case in found]
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", cases(), ids=str)
 def test_nothing_escapes_that_a_wall_should_stop(strikers: Strikers, case: Case):
     """
     Behind a wall that stops it: nothing in the result, nothing on the host. Below that wall, an

@@ -46,7 +46,7 @@ class WallPlan:
     """The first host ids behind the walls."""
     uids: int
     """How many of them: 1 for an ordinary user, who has no more than his own."""
-    as_root: bool
+    assemble_outside: bool
     """Put the root together before the user namespace: root may read what the mapped id may not."""
     network: str
     """`none`, `loopback` or `host`."""

@@ -65,7 +65,7 @@ def start(plan: WallPlan, fds: Descriptors) -> int:
     if plan.rung == "landlock":
         return fork_server_without_namespaces(plan, fds)
     sys_.prctl(sys_.PR_SET_CHILD_SUBREAPER, 1)  # the go-between ends; the server becomes ours
-    if plan.as_root:
+    if plan.assemble_outside:
         sys_.unshare(sys_.CLONE_NEWNS)
         root.assemble(plan)
     return go_between(plan, fds)
@@ -127,7 +127,7 @@ def enter(plan: WallPlan, fds: Descriptors, entered: int, mapped: int) -> int:
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
     sys_.unshare(INSIDE | (0 if plan.network == "host" else sys_.CLONE_NEWNET))
-    if not plan.as_root:
+    if not plan.assemble_outside:
         root.assemble(plan)
     server = os.fork()
     if server == 0:

@@ -121,7 +121,7 @@ class JailDriver:
             raise DriverUnavailable(f"{self.name} cannot be had here: {reason}")
         if policy.isolation > Rung.JAIL:
             raise DriverUnavailable(
-                f"{self.name} reaches isolation 'jail' at most; {policy.isolation.value!r} was asked"
+                f"{self.name} reaches 'jail' at most, not {policy.isolation.value!r}"
             )
         async with AsyncExitStack() as stack:
             nursery = await self._strongest(stack, key, policy, layers)

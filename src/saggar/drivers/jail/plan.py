@@ -20,6 +20,7 @@ from saggar.model.plan import Layer, WarmKey
 from saggar.model.policy import Network
 
 WORK = "/work"
+CAP_SYS_ADMIN = 21
 DEVICES = ("null", "zero", "full", "random", "urandom")
 ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 SHARED_ETC = (
@@ -110,7 +111,7 @@ def compile_plan(
         uid=ground.ids.uid,
         gid=ground.ids.gid,
         uids=ground.ids.count,
-        as_root=os.geteuid() == 0,
+        assemble_outside=may_mount(),
         network=network,
         outer_filter=seccomp.outer_filter(machine),
         inner_filter=seccomp.inner_filter(
@@ -126,6 +127,17 @@ def compile_plan(
         parked=tuple(name for name in key.preload if name not in ground.trusted),
         site=tuple((x.target if jail else x.path) for x in layers if x.python_path),
     )
+
+
+def may_mount() -> bool:
+    """
+    Whether we can mount here, and not only in a user namespace of our own.
+
+    The root of a container usually cannot: he has user ids to give, but no CAP_SYS_ADMIN.
+    """
+    with open("/proc/self/status", encoding="ascii") as file:
+        effective = next(line for line in file if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> CAP_SYS_ADMIN & 1)
 
 
 def executable_inside(interpreter: Interpreter) -> str:

@@ -49,7 +49,7 @@ async def carry_out(driver: str, attacks: list[Attack], as_json: bool) -> int:  
 
 async def one(platform: Platform, capabilities: Capabilities, attack: Attack) -> Report:
     """What came of one attack; a fault of ours is told like an escape."""
-    report: Report = {"attack": attack.name, "family": attack.family, "title": attack.title}
+    report: Report = {"name": attack.name, "family": attack.family, "title": attack.title}
     skipped = unfair(attack, capabilities)
     if skipped is not None:
         return report | {"skipped": skipped, "good": False, "said": skipped}
@@ -67,7 +67,7 @@ async def one(platform: Platform, capabilities: Capabilities, attack: Attack) ->
 def line(report: Report) -> str:
     """A report for people."""
     word = "skipped" if report["skipped"] else "good" if report["good"] else "FAILED"
-    return f"{word:8}{report['family']}/{report['attack']}: {report['said']}"
+    return f"{word:8}{report['family']}/{report['name']}: {report['said']}"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def leave_files() -> None:
 def find_files_of_another_run() -> None:
     """Look for files of an earlier run in every place that can be written."""
     tries.append("look")
-    for place in (*PLACES, os.path.expanduser("~"), os.getcwd(), "/"):
+    for place in (*PLACES, os.path.expanduser("~"), os.getcwd()):
         for folder, _, names in os.walk(place):
             if any(scene["token"] in name for name in names):
                 escaped(f"files of another run in {folder}")

@@ -38,9 +38,9 @@ async def check_files_come_back_by_pattern(platform: Platform, driver: str) -> N
     code = """
 import os
 os.makedirs("out/deep")
-for path in ("a.csv", "b.csv", "c.txt", "out/d.csv", "out/deep/e.csv", "zero.csv"):
+for path in ("a.csv", "c.txt", "out/d.csv", "out/deep/e.csv", "zero.csv"):
     open(path, "w").write("" if path == "zero.csv" else path)
-os.chmod("b.csv", 0o700)
+os.close(os.open("b.csv", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700))
 """
     result = await run(platform, driver, code, collect=("*.csv", "out/**/*.csv"))
 
