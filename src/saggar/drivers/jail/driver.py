@@ -5,19 +5,14 @@ What it does not stop: a hole in the kernel that all of these share. In which or
 is told in `guest/walls.py`; this file finds out how much of them can be had here.
 """
 
-import fcntl
-import math
 import os
 import platform
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 
 from saggar.config import Settings, runtime_dir
 from saggar.drivers.interpreter import Interpreter, find
-from saggar.drivers.jail import landlock, uids
+from saggar.drivers.jail import folders, landlock, promises, uids
 from saggar.drivers.jail.cgroups import Cgroups
 from saggar.drivers.jail.plan import (
     STAGING,
@@ -32,24 +27,8 @@ from saggar.drivers.jail.recipes import RECIPES
 from saggar.drivers.jail.server import ForkServer, running
 from saggar.errors import DriverUnavailable, PlatformError, SandboxBroken
 from saggar.model.limits import Limits
-from saggar.model.plan import Capabilities, Layer, Support, WarmKey
+from saggar.model.plan import Capabilities, Layer, WarmKey
 from saggar.model.policy import Network, Policy, Rung
-
-FOLDER = "saggar-work-"
-SCOPED = 6
-"""The version of Landlock from which a guest signals nobody outside."""
-MACHINES = ("x86_64", "aarch64")
-ALWAYS = {
-    "wall": "the host's clock: SIGINT, then SIGKILL",
-    "grace": "the host's clock: SIGKILL",
-    "cpu": "the host's look at the whole tree every 50 ms; RLIMIT_CPU for each process",
-    "open_files": "RLIMIT_NOFILE",
-    "file_size": "RLIMIT_FSIZE",
-    "output": "the host counts, then SIGKILL",
-}
-SPACE = "the size of the one tmpfs that holds all writable folders"
-NO_SPACE = "without a mount namespace the work folder is one of the host's"
-WATCHDOG = "a look at the tree's Pss every 50 ms, then SIGKILL; RLIMIT_DATA for each process"
 
 
 class JailDriver:
@@ -70,7 +49,7 @@ class JailDriver:
         return self._capabilities
 
     async def _try_rungs(self) -> Capabilities:
-        reasons = [unsupported()] if unsupported() else []
+        reasons = [promises.unsupported()] if promises.unsupported() else []
         for rung in (Rung.JAIL, Rung.LANDLOCK) if not reasons else ():
             key = WarmKey(interpreter="", environment="probe", rung=rung)
             everything = frozenset(Limits.model_fields)
@@ -86,7 +65,9 @@ class JailDriver:
             driver=self.name,
             available=rung is not None,
             rung=rung,
-            limits={} if rung is None else self._supports(rung, Limits()),
+            limits={}
+            if rung is None
+            else promises.supports(rung, Limits(), self._cgroups().supports),
             reasons=tuple(reasons),
             recipes=self._recipes(),
             facts=self._facts(),
@@ -104,7 +85,7 @@ class JailDriver:
         return {
             "cgroups": self._cgroups().sweep(),
             "leases": uids.sweep(runtime),
-            "folders": sweep_folders(),
+            "folders": folders.sweep(),
         }
 
     @asynccontextmanager
@@ -117,7 +98,7 @@ class JailDriver:
         Raises:
             DriverUnavailable: They do not reach it, or a limit cannot be enforced.
         """
-        if reason := unsupported():
+        if reason := promises.unsupported():
             raise DriverUnavailable(f"{self.name} cannot be had here: {reason}")
         if policy.isolation > Rung.JAIL:
             raise DriverUnavailable(
@@ -160,7 +141,7 @@ class JailDriver:
     async def _server(
         self, rung: Rung, key: WarmKey, policy: Policy, layers: Sequence[Layer]
     ) -> AsyncIterator[tuple[ForkServer, Space]]:
-        if rung is Rung.LANDLOCK and (reason := unconfined()):
+        if rung is Rung.LANDLOCK and (reason := promises.unconfined()):
             raise SandboxBroken(reason)
         interpreter = find(key.interpreter or None)
         with self._ids() as (ids, held), self._staging(rung) as staging:
@@ -202,16 +183,8 @@ class JailDriver:
         if rung is Rung.JAIL:
             yield STAGING
             return
-        folder = tempfile.mkdtemp(prefix=FOLDER)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            # Children with ids of their own pass through it to their folders.
-            os.chmod(folder, 0o711)  # noqa: S103
+        with folders.held() as folder:
             yield folder
-        finally:
-            os.close(lock)
-            remove(folder)
 
     @contextmanager
     def _ids(self) -> Iterator[tuple[Ids, tuple[int, ...]]]:
@@ -262,29 +235,14 @@ class JailDriver:
 
     def refuse_unenforceable(self, rung: Rung, policy: Policy) -> None:
         """DriverUnavailable for a limit that does not hold on this rung and is not best effort."""
-        for name, support in self._supports(rung, policy.limits).items():
+        for name, support in promises.supports(
+            rung, policy.limits, self._cgroups().supports
+        ).items():
             if not support.enforced and name not in policy.best_effort:
                 raise DriverUnavailable(
                     f"{self.name} cannot enforce {name} here: {support.why_not};"
                     f" Policy(best_effort={{{name!r}}}) would do without"
                 )
-
-    def _supports(self, rung: Rung, limits: Limits) -> dict[str, Support]:
-        """What is enforced, and by what."""
-        found = {name: Support(enforced=True, how=how) for name, how in ALWAYS.items()}
-        jail = rung is Rung.JAIL
-        for name in ("disk", "inodes"):
-            found[name] = Support(enforced=jail, how=SPACE if jail else "", why_not=NO_SPACE)
-        for name, finding in self._cgroups().supports.items():
-            if name != "cpu" and finding.enforced:
-                found[name] = Support(enforced=True, how=finding.how)
-        found.setdefault("memory", Support(enforced=True, how=WATCHDOG))
-        found.setdefault("processes", _processes(jail=jail))
-        found.setdefault("cpu_share", _share(limits.cpu_share, self._why("cpu_share")))
-        return found
-
-    def _why(self, name: str) -> str:
-        return self._cgroups().supports[name].why_not
 
 
 class JailNursery:
@@ -321,59 +279,3 @@ class JailNursery:
             self.first = None
             return first
         return await self._driver.park(self._server, self._space)
-
-
-def sweep_folders() -> int:
-    """Remove the work folders of dead processes; living ones hold theirs under a lock."""
-    found = 0
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(fd)
-        remove(folder)
-        found += 1
-    return found
-
-
-def remove(folder: str | Path) -> None:
-    """Delete a folder a guest has filled: a thousand levels are too deep for rmtree."""
-    subprocess.run(["rm", "-rf", "--", folder], check=False)
-
-
-def unsupported() -> str:
-    """Why there are no such walls on this machine at all; empty if there may be."""
-    if platform.system() != "Linux":
-        return f"its walls are the Linux kernel's, and this is {platform.system()}"
-    if platform.machine() not in MACHINES:
-        return f"its filters are written for {' and '.join(MACHINES)}, not {platform.machine()}"
-    return ""
-
-
-def unconfined() -> str:
-    """Why Landlock alone would not hold a guest here; empty if it does."""
-    version = landlock.abi()
-    if not version:
-        return "Landlock is off or missing in this kernel"
-    if version < SCOPED and os.geteuid() != 0:
-        return f"Landlock {version} lets a guest signal this user's processes; it takes {SCOPED}"
-    return ""
-
-
-def _processes(*, jail: bool) -> Support:
-    if jail or os.geteuid() == 0:
-        return Support(enforced=True, how="RLIMIT_NPROC of a user id of its own")
-    return Support(
-        enforced=False,
-        why_not="RLIMIT_NPROC counts every process of this user, and no pids cgroup is writable",
-    )
-
-
-def _share(cores: float, why: str) -> Support:
-    available = len(os.sched_getaffinity(0))
-    if cores >= available or cores == math.ceil(cores):
-        return Support(enforced=True, how="a fixed set of cores")
-    return Support(enforced=False, why_not=f"a part of a core takes a cgroup: {why}")

@@ -111,7 +111,7 @@ def fill_a_nameless_file() -> None:
     escaped("a gigabyte of memfd")
 
 
-@everywhere(starved(64 * MiB), needs=MEMORY, limits=SMALL)
+@everywhere(starved(64 * MiB), needs=MEMORY, limits=SMALL | {"wall": 4})
 def fill_memory_by_many_children() -> None:
     """Children that each stay below the limit, and together do not."""
     flush()

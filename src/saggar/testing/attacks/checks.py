@@ -15,8 +15,8 @@ from saggar.testing.attacks.attack import Check, Facts
 ROOM = 64 * MiB
 """What the host may need for any one run, its output included."""
 
-SPARE = 64
-"""How many descriptors the host may open in between for its own purposes."""
+SPARE = 300
+"""How many descriptors the host may open in between, for more parked children say."""
 
 
 def outside(result: Result[Any], facts: Facts) -> str | None:

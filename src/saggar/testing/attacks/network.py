@@ -80,6 +80,22 @@ def open_sockets_beside_a_loopback() -> None:
         watch(f"stream of protocol {protocol}", libc_socket, 2, 1, protocol)
 
 
+@attack(held, network=Network.HOST)
+def open_sockets_on_the_hosts_network() -> None:
+    """The same where the policy grants the host's network: to use it, not to command it."""
+    for family, kind, protocol in ((2, 3, 1), (2, 3, 255), (10, 3, 58), (16, 3, 0), (17, 3, 3)):
+        attempt(f"{family} {kind} {protocol}", libc_socket, family, kind, protocol)
+    attempt("vsock", libc_socket, 40, 1)
+    attempt("alg", libc_socket, 38, 5)
+
+
+@attack(held, network=Network.HOST)
+def leave_the_hosts_network_by_a_name() -> None:
+    """Abstract names live in the network's namespace: sharing it must not mean sharing them."""
+    attempt("abstract", connect, socket.AF_UNIX, f"\0{scene['abstract']}")
+    attempt("path", connect, socket.AF_UNIX, scene["socket"])
+
+
 @attack(held, shows=True)
 def connect_to_the_hosts_services() -> None:
     """Reach a service that listens on the host, by each of its addresses."""
