@@ -248,22 +248,30 @@ class _Background:
         self.pid = os.getpid()
         self._started: Future[tuple[BlockingPortal, Platform]] = Future()
         self._thread = threading.Thread(target=self._main, name="saggar", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            raise PlatformError(f"no thread for the platform can be started: {exc}") from exc
         self.portal, self.platform = self._started.result()
 
     def _main(self) -> None:
-        anyio.run(self._live)
+        try:
+            anyio.run(self._live)
+        except OSError as exc:  # not even a loop: the caller is still waiting to hear of it
+            self._failed(PlatformError(f"no event loop for the platform can be made: {exc}"))
+        except BaseException as exc:
+            self._failed(exc)
+            raise
+
+    def _failed(self, exc: BaseException) -> None:
+        if not self._started.done():
+            self._started.set_exception(exc)
 
     async def _live(self) -> None:
-        try:
-            async with BlockingPortal() as portal, Platform() as platform:
-                self._stop = anyio.Event()
-                self._started.set_result((portal, platform))
-                await self._stop.wait()
-        except BaseException as exc:
-            if not self._started.done():
-                self._started.set_exception(exc)
-            raise
+        async with BlockingPortal() as portal, Platform() as platform:
+            self._stop = anyio.Event()
+            self._started.set_result((portal, platform))
+            await self._stop.wait()
 
     def stop(self) -> None:
         """End the platform and its thread."""

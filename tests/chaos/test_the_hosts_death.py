@@ -1,8 +1,11 @@
 """Nothing outlives the host process, however and whenever that dies."""
 
+import glob
 import os
 import select
 import signal
+import subprocess
+import sys
 
 import pytest
 from tests.chaos.family import Family
@@ -93,3 +96,15 @@ threading.Event().wait(30)
         assert [sibling] == family.new(), left
         os.kill(sibling, signal.SIGKILL)
         assert [] == family.left()
+
+
+@pytest.mark.root
+def test_what_a_killed_host_leaves_in_the_kernel_is_swept_up():
+    """Processes end by themselves; control groups wait for the next `saggar gc`."""
+    with host((sys.executable, {}), HOSTS["parked"]) as process:
+        hear(process)
+        process.kill()
+        process.wait()
+    subprocess.run([sys.executable, "-m", "saggar", "gc"], check=True, capture_output=True)
+
+    assert [] == glob.glob(f"/sys/fs/cgroup/**/saggar-{process.pid}-*", recursive=True)

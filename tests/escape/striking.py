@@ -7,6 +7,7 @@ waiting for deadlines.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -69,7 +70,12 @@ class Striker:
         return self._reports[name]
 
     def dismiss(self) -> None:
-        self._process.kill()
+        """End it so that it takes away what it planted, if it is not done."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
         self._process.wait()
         self._listener.join()
 

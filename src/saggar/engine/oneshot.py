@@ -189,6 +189,8 @@ class _Run:
             return
         if self.killed and now > self.killed + DYING:
             self.facts["broken"] = "the tree does not die"
+        elif self.wire.garbled and not self.killed:
+            self._strike()
         elif now >= self.hard:
             self.kill("wall_spent")
         elif now >= self.soft and "wall_spent" not in self.facts:
@@ -208,8 +210,11 @@ class _Run:
         """End the tree for a reason that the verdict will name."""
         self.facts[why] = True
         if not self.killed:
-            self.killed = time.monotonic()
-            self.process.kill()
+            self._strike()
+
+    def _strike(self) -> None:
+        self.killed = time.monotonic()
+        self.process.kill()
 
     def drain(self) -> Iterator[Event]:
         """The rest of what was written before the end; a survivor that writes on is cut off."""

@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from saggar.drivers.base import Driver, Nursery, Process
-from saggar.errors import SandboxBroken
+from saggar.errors import PlatformError, SandboxBroken
 from saggar.model.plan import Layer, WarmKey
 from saggar.model.policy import Policy
 
@@ -81,7 +81,7 @@ class Pool:
         while len(self.parked) < self.wanted and not self.retired:
             try:
                 self.parked.append(await self.nursery.park())
-            except SandboxBroken:
+            except PlatformError:
                 return  # the next one who asks finds out, and says so to somebody who waits for it
             self.bury()
 
@@ -128,10 +128,9 @@ class Warm:
             try:
                 return pool, pool.take() or await pool.nursery.park()
             except SandboxBroken as exc:
-                # Its server may have been killed since: then the next one is a fresh one.
+                # Its server may have been killed since: the next one is a fresh one.
                 broken = exc
-                if pool.nursery.alive:
-                    break
+                self._forget(pool)
         raise broken
 
     async def _fresh(self, key: WarmKey, policy: Policy, layers: Sequence[Layer]) -> Pool:
@@ -160,7 +159,7 @@ class Warm:
             pool = Pool(nursery, self._kept)
             task_status.started(pool)
             try:
-                while not pool.retired or (pool.working and nursery.alive):
+                while nursery.alive and (pool.working or not pool.retired):
                     with anyio.move_on_after(COOLING):
                         await pool.stirred.wait()
                     pool.stirred = anyio.Event()

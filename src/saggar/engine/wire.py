@@ -31,6 +31,8 @@ class Wire:
         self._unsent = b""
         self._stdin = b""
         self._wanted = selectors.EVENT_READ
+        self.garbled = False
+        """What came over the channel was no frame: nothing that follows can be one."""
         self.exited = False
         """The first process is dead; what it wrote may still lie in the pipes."""
         self._selector = selectors.DefaultSelector()
@@ -95,7 +97,8 @@ class Wire:
             yield from self._decoder.feed(data)
         except BlockingIOError:
             return
-        except (OSError, EOFError, FrameError):
+        except (OSError, EOFError, FrameError) as exc:
+            self.garbled = isinstance(exc, FrameError)
             self._unsent = b""
             self._selector.unregister(self._process.channel)
 

@@ -61,7 +61,7 @@ class ForkServer:
         if self._jail:
             self._tinyinit = TinyInit()
             self._walls = JailWalls(plan)
-            self._home = Home()
+            self._home = Home(plan.network)
 
     def serve(self) -> None:
         """Until the host, or the guard it left outside, is gone."""

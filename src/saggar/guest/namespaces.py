@@ -26,10 +26,12 @@ SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 class Home:
     """The server's own namespaces, by descriptor, so that it can leave them and come back."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: str) -> None:
         self._away, self._back = Script(), Script()
         self._away.add("unshare", sum(INNER.values()))
-        for name, kind in (INNER | {"net": sys_.CLONE_NEWNET}).items():
+        # The host's network namespace is not ours to come back to; nor is it ever left.
+        doors = INNER if network == "host" else INNER | {"net": sys_.CLONE_NEWNET}
+        for name, kind in doors.items():
             door = os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
             self._back.add("setns", door, kind)
         self._away.compile()

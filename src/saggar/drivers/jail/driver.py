@@ -130,6 +130,8 @@ class JailDriver:
                 except SandboxBroken as exc:
                     reasons.append(f"{rung}: {exc}")
                     continue
+                except OSError as exc:  # no descriptors, no memory: the machine's, not the walls'
+                    raise SandboxBroken(f"{self.name} cannot be started now: {exc}") from exc
                 stack.push_async_exit(attempt.pop_all())
                 return nursery
         raise DriverUnavailable(
@@ -141,7 +143,7 @@ class JailDriver:
     async def _server(
         self, rung: Rung, key: WarmKey, policy: Policy, layers: Sequence[Layer]
     ) -> AsyncIterator[tuple[ForkServer, Space]]:
-        if rung is Rung.LANDLOCK and (reason := promises.unconfined()):
+        if rung is Rung.LANDLOCK and (reason := promises.unconfined(key.network)):
             raise SandboxBroken(reason)
         interpreter = find(key.interpreter or None)
         with self._ids() as (ids, held), self._staging(rung) as staging:

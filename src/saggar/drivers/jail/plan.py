@@ -32,6 +32,8 @@ SHARED_ETC = (
     "alternatives",
 )
 """What programs need of the host's /etc and what tells nothing about the host."""
+NAMES = ("hosts", "host.conf", "nsswitch.conf", "resolv.conf", "gai.conf")
+"""What resolving a name takes where there is no /etc of our own."""
 ETC = {
     "passwd": (
         f"root:x:0:0:root:/:/usr/sbin/nologin\nsandbox:x:{INNER_UID}:{INNER_UID}::{WORK}:/bin/sh\n"
@@ -218,7 +220,8 @@ def _landlock(
         shared = [target for _, target, read_only in key.mounts if not read_only]
         write: tuple[str, ...] = ("/tmp", WORK, "/dev/shm", *shared)
     else:
-        etc = [f"/etc/{name}" for name in SHARED_ETC]
+        names = [*SHARED_ETC, *NAMES] if key.network is Network.HOST else SHARED_ETC
+        etc = [f"/etc/{name}" for name in names]
         read = ("/usr", *(f"/{name}" for name in ROOT_FOLDERS), *etc, interpreter.prefix)
         read += tuple(layer.path for layer in layers) + tuple(mount[0] for mount in key.mounts)
         # Each child's own folder, in which it stands when the rules are made.

@@ -63,6 +63,7 @@ class JailProcess:
             os.set_blocking(fd, False)
         self._pid = pid_of(self._handles.process)
         self._watch: TreeWatch | None = None
+        self._cpu, self._peak = 0.0, 0  # what the watch has seen of the whole tree
         self.rlimits: tuple[tuple[int, int, int], ...] = ()
 
     def claim(self, limits: Limits) -> None:
@@ -115,11 +116,18 @@ class JailProcess:
             # Orphans go to pid 1 of the sandbox, whose own memory is the fork server's.
             adopters = [pid_of(self._handles.init)] if self._handles.init >= 0 else []
             self._watch = TreeWatch([self._pid], adopters=adopters)
-        seen, used = self._watch.reading(), self.first_read()
-        cpu = seen.cpu if used.cpu is None else used.cpu
-        return replace(
-            used, cpu=cpu, memory=seen.peak, current=seen.memory, processes=seen.processes
-        )
+        seen, files = self._watch.reading(), self._files()
+        self._peak = max(self._peak, seen.memory + files)
+        self._cpu = max(self._cpu, seen.cpu)
+        current = seen.memory + files
+        return replace(self.first_read(), current=current, processes=seen.processes)
+
+    def _files(self) -> int:
+        """Bytes in the writable space: memory as well, and mapped by nobody."""
+        if self._handles.space < 0:
+            return 0
+        space = os.fstatvfs(self._handles.work)
+        return (space.f_blocks - space.f_bfree) * space.f_frsize
 
     def first_read(self) -> Reading:
         """The same as cheaply as possible: the cgroup's word, or the first process's own share."""
@@ -127,7 +135,8 @@ class JailProcess:
         cpu, memory = used.cpu, used.memory
         if cpu is None or memory is None:
             own_cpu, own_memory = TreeWatch.first(self._pid)
-            cpu, memory = cpu or own_cpu, memory or own_memory
+            cpu = max(own_cpu, self._cpu) if cpu is None else cpu
+            memory = max(own_memory or 0, self._peak) if memory is None else memory
         return Reading(cpu, memory, used.current, None, used.oom_kills, used.refused_forks)
 
     def disk_full(self) -> bool:

@@ -9,7 +9,7 @@ from saggar.drivers.jail import landlock
 from saggar.drivers.jail.hierarchies import Finding
 from saggar.model.limits import Limits
 from saggar.model.plan import Support
-from saggar.model.policy import Rung
+from saggar.model.policy import Network, Rung
 
 MACHINES = ("x86_64", "aarch64")
 SCOPED = 6
@@ -36,8 +36,10 @@ def unsupported() -> str:
     return ""
 
 
-def unconfined() -> str:
+def unconfined(network: Network) -> str:
     """Why Landlock alone would not hold a guest here; empty if it does."""
+    if network is Network.LOOPBACK:
+        return "a loopback of its own takes a network namespace"
     version = landlock.abi()
     if not version:
         return "Landlock is off or missing in this kernel"

@@ -214,6 +214,10 @@ class ForkServer:
             return
         for fd in rights:
             os.close(fd)
+        if record.kind == ctl.PARKED and child:
+            # The kernel drops what does not fit into our table, and delivers the rest.
+            child.reason = "this process has no descriptors left to receive a child's"
+            child.born.set()
         if record.kind == ctl.FAILED and record.serial == 0:
             self._fall(record.text)
         elif record.kind == ctl.FAILED and child:

@@ -3,7 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,13 +89,10 @@ class _Strike:
 
     async def carry_out(self) -> Outcome:
         earlier = await self._earlier()
-        async with anyio.create_task_group() as children:
-            if self._attack.beside is not None:
-                await children.start(self._neighbour, self._attack.beside)
+        async with self._beside():
             start = time.monotonic()
             result = await self._run(self._task(self._attack.guest, self._attack.task))
             elapsed = time.monotonic() - start
-            children.cancel_scope.cancel()
         survivors = await self._scene.survivors()
         facts = self._facts(elapsed, earlier, survivors)
         escaped = outside(result, facts) or self._attack.check(result, facts)
@@ -104,6 +102,17 @@ class _Strike:
         if self._attack.first is None:
             return ()
         return (await self._run(self._task(self._attack.first, {})),)
+
+    @asynccontextmanager
+    async def _beside(self) -> AsyncIterator[None]:
+        """With the neighbour under way, if the attack wants one."""
+        if self._attack.beside is None:
+            yield
+            return
+        async with anyio.create_task_group() as children:
+            await children.start(self._neighbour, self._attack.beside)
+            yield
+            children.cancel_scope.cancel()
 
     async def _neighbour(
         self, guest: Guest, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED

@@ -1,4 +1,4 @@
-"""What the checks have in common: running something as weakly walled as the driver likes."""
+"""What the checks have in common: running something behind whatever the driver has here."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -23,13 +23,13 @@ async def policy(
     insist: str | None = None,
     network: Network = Network.NONE,
 ) -> Policy:
-    """Any rung will do, and no limit has to be enforced but the one that is insisted on."""
-    walls = (await capabilities(platform, driver)).rung != Rung.PROCESS
+    """The driver's own rung, and no limit has to be enforced but the one that is insisted on."""
+    rung = (await capabilities(platform, driver)).rung or Rung.PROCESS
     return Policy(
-        isolation=Rung.PROCESS,
+        isolation=rung,
         limits=LIMITS.replace(**(limits or {})),
         best_effort=EVERYTHING - {insist},
-        network=network if walls else Network.HOST,  # without walls there is no other
+        network=network if rung > Rung.PROCESS else Network.HOST,  # without walls there is no other
     )
 
 

@@ -104,10 +104,11 @@ async def check_code_that_is_no_text_is_refused(platform: Platform, driver: str)
 
 
 async def check_long_code_runs(platform: Platform, driver: str) -> None:
-    """A megabyte of it."""
-    result = await run(platform, driver, "x = 1\n" * 170_000 + "print(x)")
+    """Ten megabytes of it, in long lines and in short ones."""
+    code = f"x = '{'y' * 9_000_000}'\n" + "z = 1\n" * 170_000 + "print(len(x))"
+    result = await run(platform, driver, code)
 
-    assert result.stdout == "1\n"
+    assert result.stdout == "9000000\n"
 
 
 async def check_a_command_runs(platform: Platform, driver: str) -> None:

@@ -1,6 +1,7 @@
 """Runs beside each other, after each other, and cut short."""
 
 import time
+from typing import Any
 
 import anyio
 
@@ -8,6 +9,7 @@ from saggar.errors import DriverUnavailable, NotFound
 from saggar.model.event import Event, Finished, Output, Started, fold
 from saggar.model.limits import LIMIT_NAMES
 from saggar.model.policy import Network, Rung
+from saggar.model.result import Result
 from saggar.platform import Platform
 from saggar.testing.attacks.scene import Scene
 from saggar.testing.conformance.driving import capabilities, output, policy, refusal, run
@@ -155,6 +157,19 @@ except OSError:
         assert scene.visits() == ()
 
 
+async def granted(
+    platform: Platform, driver: str, code: str, network: Network
+) -> Result[Any] | None:
+    """Run `code` on a network; nothing where the driver has none of that kind, and says so."""
+    wanted = await policy(platform, driver, network=network)
+    try:
+        return await platform.run(code, driver=driver, policy=wanted)
+    except DriverUnavailable as exc:
+        said = str(exc)
+    assert "network" in said, f"the refusal does not name the network: {said}"
+    return None
+
+
 async def check_a_loopback_is_its_own(platform: Platform, driver: str) -> None:
     """Where the policy grants one, a server and its client meet there; the host is not on it."""
     if (await capabilities(platform, driver)).rung == Rung.PROCESS:
@@ -172,13 +187,27 @@ try:
 except OSError:
     print("refused")
 """
-        wanted = await policy(platform, driver, network=Network.LOOPBACK)
-        try:
-            result = await platform.run(code, driver=driver, policy=wanted)
-        except DriverUnavailable:
-            return  # it has none to give, and says so
+        result = await granted(platform, driver, code, Network.LOOPBACK)
 
-        assert (result.stdout, scene.visits()) == ("met\nrefused\n", ())
+        if result is not None:
+            assert (result.stdout, scene.visits()) == ("met\nrefused\n", ())
+
+
+async def check_the_hosts_network_is_there_where_it_is_granted(
+    platform: Platform, driver: str
+) -> None:
+    """A service of the host's is reached, and names are looked up as the host does it."""
+    with Scene() as scene:
+        port = scene.described()["tcp"]
+        code = f"""
+import socket
+socket.create_connection(("localhost", {port}), timeout=2)
+print("reached")
+"""
+        result = await granted(platform, driver, code, Network.HOST)
+
+        if result is not None:
+            assert (result.stdout, scene.visits()) == ("reached\n", ("tcp",))
 
 
 async def check_the_second_run_is_not_slower_for_the_first(platform: Platform, driver: str) -> None:

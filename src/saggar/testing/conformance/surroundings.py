@@ -21,11 +21,13 @@ async def check_the_environment_is_the_tasks(platform: Platform, driver: str) ->
     code = "import json, os; print(json.dumps(dict(os.environ)))"
     os.environ["SAGGAR_CONFORMANCE"] = "the host's"
     try:
-        found = json.loads(await output(platform, driver, code, env={"A": "b c=d", "E": ""}))
+        found = json.loads(
+            await output(platform, driver, code, env={"A": "b c=d", "E": "", "L": "x" * 100_000})
+        )
     finally:
         del os.environ["SAGGAR_CONFORMANCE"]
 
-    assert (found["A"], found["E"]) == ("b c=d", "")
+    assert (found["A"], found["E"], len(found["L"])) == ("b c=d", "", 100_000)
     assert "SAGGAR_CONFORMANCE" not in found
     assert {"HOME", "USER", "PATH", "LANG", "TZ"} <= found.keys()
 
