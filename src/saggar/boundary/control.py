@@ -19,7 +19,8 @@ DESCRIPTORS = ("channel", "stdin", "stdout", "stderr", "work", "process", "space
 
 Record = namedtuple("Record", "kind serial status cpu memory text")
 Record.__doc__ = """
-kind, serial of the child, and for `GONE` its wait status, CPU seconds and peak resident bytes.
+kind, serial of the child, and for `GONE` its wait status, CPU seconds and peak resident bytes; for
+`PARK` the status says whether its run is waiting already.
 
 `text` is why, for `FAILED`, and for `PARKED` the work folder as the child calls it.
 """

@@ -114,9 +114,11 @@ class Nursery(Protocol):
             DriverUnavailable: One of them cannot be enforced, and is not best effort.
         """
 
-    async def park(self) -> Process:
+    async def park(self, *, hurried: bool = False) -> Process:
         """
         One more child behind finished walls, not yet narrowed to anybody's limits.
+
+        `hurried`: its run is waiting already, so whatever only makes a later start shorter is left.
 
         Raises:
             SandboxBroken: The walls could not be built.

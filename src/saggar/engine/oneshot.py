@@ -78,8 +78,6 @@ class _Run:
         self.soft = self.started + self.limits.wall
         self.hard = self.soft + self.limits.grace
         self.next_look = self.started + LOOK
-        for _ in self.hear():
-            pass  # what a parked child has said is that it stands, and nothing else
         self.wire.send(self._order().encode(), self._stdin())
 
     def _order(self) -> Order:

@@ -80,7 +80,7 @@ class Pool:
         """Park what is missing, one at a time: whoever finishes meanwhile is buried in between."""
         while len(self.parked) < self.wanted and not self.retired:
             try:
-                self.parked.append(await self.nursery.park())
+                self.parked.append(await self.nursery.park(hurried=not self.parked))
             except PlatformError:
                 return  # the next one who asks finds out, and says so to somebody who waits for it
             self.bury()
@@ -126,7 +126,7 @@ class Warm:
             # It was opened for somebody else's policy, who may have been content with less.
             pool.nursery.admit(policy)
             try:
-                return pool, pool.take() or await pool.nursery.park()
+                return pool, pool.take() or await pool.nursery.park(hurried=True)
             except SandboxBroken as exc:
                 # Its server may have been killed since: the next one is a fresh one.
                 broken = exc

@@ -33,10 +33,10 @@ ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 class Child:
     """One live sandbox: the processes by which it is known here, and what it has on loan."""
 
-    __slots__ = ("end", "folder", "init", "network", "process", "serial", "uid")
+    __slots__ = ("end", "folder", "hurried", "init", "network", "process", "serial", "uid")
 
-    def __init__(self, serial: int, uid: int) -> None:
-        self.serial, self.uid = serial, uid
+    def __init__(self, serial: int, uid: int, *, hurried: bool) -> None:
+        self.serial, self.uid, self.hurried = serial, uid, hurried
         self.network: int | None = None
         self.init = self.process = 0
         self.folder = ""
@@ -87,7 +87,7 @@ class ForkServer:
             survivors.remove(self._folders.pop(record.serial, ""))
             return
         try:
-            self._park(record.serial)
+            self._park(record.serial, hurried=bool(record.status))
         except Exception as exc:  # the edge: the host decides what a failed fork means
             self._tell(ctl.pack(ctl.FAILED, record.serial, text=ctl.reason(exc)))
 
@@ -110,8 +110,8 @@ class ForkServer:
         except OSError:
             os._exit(0)  # nobody listens any more: the host is gone, and we go with it
 
-    def _park(self, serial: int) -> None:
-        child = Child(serial, self._take_uid())
+    def _park(self, serial: int, *, hurried: bool) -> None:
+        child = Child(serial, self._take_uid(), hurried=hurried)
         try:
             if self._jail:
                 self._fork_into_namespaces(child)
@@ -176,7 +176,8 @@ class ForkServer:
             self._walls.build(child.serial, child.uid)
         else:
             self._confine(child)
-        runner.rehearse()
+        if not child.hurried:  # somebody waits already: a rehearsal would only make him wait longer
+            runner.rehearse()
         runner.serve(self._plan.parked, self._plan.site)
 
     def _confine(self, child: Child) -> None:

@@ -5,8 +5,10 @@ It stays outside, as the host's own child: it dies with the host (a pidfd tells,
 siblings keep open), and the fork server, pid 1 of its namespace, takes everything with it.
 """
 
+import _socket
 import os
 import select
+import struct
 
 from saggar.boundary import control as ctl
 from saggar.boundary import syscalls as sys_
@@ -35,8 +37,16 @@ class Descriptors:
     """What the host passed on, as numbers on the command line; and our own end, to be watched."""
 
     def __init__(self, words: list[str]) -> None:
-        self.control, self.supervisor, self.plan, self.bundle, *self.held = map(int, words)
+        self.control, self.supervisor, self.bundle, *self.held = map(int, words)
+        self.plan = -1
         self.guard = os.pidfd_open(os.getpid())
+
+    def await_plan(self) -> WallPlan:
+        """What to build; the host writes it while our interpreter starts."""
+        control = _socket.socket(fileno=os.dup(self.control))
+        _, ancillary, _, _ = control.recvmsg(16, 64)
+        (self.plan,) = struct.unpack("i", ancillary[0][2])
+        return WallPlan.decode(os.pread(self.plan, 1 << 24, 0))
 
     def pass_on(self) -> list[str]:
         """What the fork server needs of them, to survive an exec, as words for its command line."""
@@ -51,8 +61,7 @@ def main(words: list[str]) -> None:
     """Build, start, guard. What went wrong goes to the host as one record."""
     fds = Descriptors(words)
     try:
-        plan = WallPlan.decode(os.pread(fds.plan, 1 << 24, 0))
-        server = start(plan, fds)
+        server = start(fds.await_plan(), fds)
     except Exception as exc:  # the edge: whatever failed here is the host's to report
         complain(fds.control, exc)
         os._exit(1)

@@ -18,6 +18,8 @@ from saggar.guest import program
 
 CHANNEL = 3
 PIPE_BYTES = 1 << 18
+STARTED_WITH = dict(os.environ)
+"""What nearly every order asks for: then there is nothing to change."""
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """What a shell exits with."""
 
@@ -84,11 +86,11 @@ def rehearse() -> None:
         input=None,
         want_value=False,
         args=(),
-        env=dict(os.environ),
+        env=dict(STARTED_WITH),
         cwd=os.getcwd(),
         site=(),
         files=(),
-        rlimits=((resource.RLIMIT_CORE, 0, 0),),
+        rlimits=tuple((n, *resource.getrlimit(n)) for n in (0, 1, 3, 6, 7)),
         largest=0,
     )
     arrange(Order.decode(order.encode()))
@@ -132,7 +134,7 @@ def tell(kind: int, blob: bytes = b"", **head: object) -> None:
 
 def arrange(order: Order) -> None:
     """Limits, environment, files: all that was not known when we parked."""
-    if order.env != dict(os.environ):
+    if order.env != STARTED_WITH:
         os.environ.clear()
         os.environ.update(order.env)
     os.chdir(order.cwd)
@@ -165,11 +167,13 @@ def place(path: str, content: bytes, mode: int) -> None:
     folder = os.path.dirname(path)
     if folder:
         os.makedirs(folder, 0o755, exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    with open(os.open(path, flags, mode), "wb", buffering=0) as file:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
         left = memoryview(content)
         while left:
-            left = left[file.write(left) :]
+            left = left[os.write(fd, left) :]
+    finally:
+        os.close(fd)
 
 
 def fail(exc: OSError, what: str) -> None:

@@ -147,16 +147,17 @@ class JailDriver:
             raise SandboxBroken(reason)
         interpreter = find(key.interpreter or None)
         with self._ids() as (ids, held), self._staging(rung) as staging:
-            ground = Ground(
-                rung=rung.value,
-                staging=staging,
-                ids=ids,
-                memory_enforced=self._cgroups().supports["memory"].enforced,
-                entrances=self._cgroups().hierarchies,
-                trusted=self._trusted(key.preload),
-            )
-            plan = compile_plan(key, policy.limits, layers, interpreter, ground)
-            async with running(plan, interpreter.executable, held) as server:
+            async with running(interpreter.executable, held) as server:
+                # While its interpreter starts.
+                ground = Ground(
+                    rung=rung.value,
+                    staging=staging,
+                    ids=ids,
+                    memory_enforced=self._cgroups().supports["memory"].enforced,
+                    entrances=self._cgroups().hierarchies,
+                    trusted=self._trusted(key.preload),
+                )
+                server.build(compile_plan(key, policy.limits, layers, interpreter, ground))
                 yield server, self._space(rung, interpreter, layers, policy.limits)
 
     def _trusted(self, preload: Sequence[str]) -> frozenset[str]:
@@ -224,13 +225,14 @@ class JailDriver:
             self._found = Cgroups.discover()
         return self._found
 
-    async def park(self, server: ForkServer, space: Space) -> JailProcess:
+    async def park(self, server: ForkServer, space: Space, *, hurried: bool) -> JailProcess:
         """One more child, in a cgroup where there are any."""
         try:
             if not space.kept:
-                return JailProcess(server, await server.park(), None, space)
+                child = await server.park(hurried=hurried)
+                return JailProcess(server, child, None, space)
             cgroup = self._cgroups().take()
-            child = await server.park(cgroup.entrances(), cgroup.release)
+            child = await server.park(cgroup.entrances(), cgroup.release, hurried=hurried)
             return JailProcess(server, child, cgroup, space)
         except OSError as exc:
             raise SandboxBroken(f"no child can be had: {exc}") from exc
@@ -275,9 +277,9 @@ class JailNursery:
             self._driver.refuse_unenforceable(Rung(self._space.rung), policy)
             self._admitted.add(asked)
 
-    async def park(self) -> JailProcess:
+    async def park(self, *, hurried: bool = False) -> JailProcess:
         """One more child behind finished walls. SandboxBroken if they could not be built."""
         if (first := self.first) is not None:
             self.first = None
             return first
-        return await self._driver.park(self._server, self._space)
+        return await self._driver.park(self._server, self._space, hurried=hurried)

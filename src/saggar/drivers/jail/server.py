@@ -138,14 +138,28 @@ class ForkServer:
         """How many children were asked for so far."""
         return self._serial
 
+    def build(self, plan: WallPlan) -> None:
+        """Say which walls; children can be asked for at once."""
+        fd = memory_file("saggar-plan", plan.encode())
+        try:
+            socket.send_fds(self._control, [b"plan"], [fd])
+        except OSError as exc:
+            raise SandboxBroken(f"the fork server is gone: {exc}") from exc
+        finally:
+            os.close(fd)
+
     async def park(
-        self, entrances: Sequence[int] = (), on_end: Callable[[], None] | None = None
+        self,
+        entrances: Sequence[int] = (),
+        on_end: Callable[[], None] | None = None,
+        *,
+        hurried: bool = False,
     ) -> Child:
         """
         One more child, born: its descriptors have arrived.
 
         `entrances` lead into its cgroups; it goes in by itself, before anything else. `on_end` is
-        called when everything in it is dead, or was never alive.
+        called when everything in it is dead, or was never alive. `hurried`: its run is waiting.
 
         Raises:
             SandboxBroken: The server is gone, or the walls could not be built; says why.
@@ -153,7 +167,7 @@ class ForkServer:
         self._serial += 1
         child = Child(self._serial, on_end)
         try:
-            self._ask(self._serial, entrances)
+            self._ask(ctl.pack(ctl.PARK, self._serial, int(hurried)), entrances)
         except BaseException:
             child.end(None)
             raise
@@ -167,11 +181,11 @@ class ForkServer:
             raise SandboxBroken(child.reason or f"no child stood behind its walls in {BIRTH:g} s")
         return child
 
-    def _ask(self, serial: int, entrances: Sequence[int]) -> None:
+    def _ask(self, record: bytes, entrances: Sequence[int]) -> None:
         if self._broken:
             raise SandboxBroken(self._broken)
         try:
-            socket.send_fds(self._control, [ctl.pack(ctl.PARK, serial)], list(entrances))
+            socket.send_fds(self._control, [record], list(entrances))
         except BlockingIOError:
             raise Overloaded("the fork server has more requests than it can take", 0.1) from None
         except OSError as exc:
@@ -187,7 +201,10 @@ class ForkServer:
         try:
             while True:
                 await anyio.wait_readable(self._control)
-                self._receive()
+                # A server that ends before it has read everything resets the socket; what it said
+                # before is still there, and comes after the error.
+                with suppress(ConnectionResetError):
+                    self._receive()
         except (OSError, EOFError, struct.error) as exc:
             self._fall(str(exc) or "the fork server closed its socket")
         finally:
@@ -260,9 +277,9 @@ class ForkServer:
         self._init.wait()
 
 
-def launch(plan: WallPlan, interpreter: str, held: Sequence[int] = ()) -> ForkServer:
+def launch(interpreter: str, held: Sequence[int] = ()) -> ForkServer:
     """
-    Start the outer init of `plan`; the server behind it answers when it stands.
+    Start an outer init: it gets ready to build, and waits for its plan.
 
     `held` are descriptors that must stay open as long as anything lives behind the walls.
     """
@@ -270,7 +287,6 @@ def launch(plan: WallPlan, interpreter: str, held: Sequence[int] = ()) -> ForkSe
     ours.setblocking(False)
     passed = [theirs.detach(), os.pidfd_open(os.getpid())]
     try:
-        passed.append(memory_file("saggar-plan", plan.encode()))
         passed.append(memory_file("saggar-guest", bundle()))
         words = ["saggar.guest.init", str(passed[-1]), *map(str, [*passed, *held])]
         init = subprocess.Popen(
@@ -294,12 +310,10 @@ def launch(plan: WallPlan, interpreter: str, held: Sequence[int] = ()) -> ForkSe
 
 
 @asynccontextmanager
-async def running(
-    plan: WallPlan, interpreter: str, held: Sequence[int] = ()
-) -> AsyncIterator[ForkServer]:
-    """A fork server for the length of a block."""
+async def running(interpreter: str, held: Sequence[int] = ()) -> AsyncIterator[ForkServer]:
+    """A fork server for the length of a block; it builds its walls when it is given a plan."""
     try:
-        server = launch(plan, interpreter, held)
+        server = launch(interpreter, held)
     except OSError as exc:
         raise SandboxBroken(f"cannot start a fork server: {exc}") from exc
     failure: Exception | None = None

@@ -49,7 +49,7 @@ class ProcessNursery:
         """Let a policy pass that asks for no more than is kept here. DriverUnavailable if not."""
         admit(policy)
 
-    async def park(self) -> BareProcess:
+    async def park(self, *, hurried: bool = False) -> BareProcess:  # noqa: ARG002 - always is
         """
         One more child, which waits for its task.
 
