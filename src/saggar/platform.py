@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import anyio
@@ -26,9 +26,9 @@ from saggar.engine import oneshot
 from saggar.engine.warm import Warm
 from saggar.errors import InvalidTask, PlatformError, SandboxBroken
 from saggar.model.environment import Environment
-from saggar.model.event import Event, Finished, afold
+from saggar.model.event import Event, Finished, Started, afold
 from saggar.model.limits import Limits
-from saggar.model.plan import Capabilities, Layer, WarmKey
+from saggar.model.plan import Capabilities, Layer, Plan, WarmKey
 from saggar.model.policy import Policy
 from saggar.model.program import Code, Command, Program
 from saggar.model.result import Result, Status
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 CLOSED = Policy()
 BARE = Environment()
+TRIES = 3
+"""For a run whose child dies before it has begun: its server was killed a moment ago, say."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -126,14 +128,40 @@ class Platform:
         warm = await self._warm_of(where["driver"] or self._settings.driver)
         environment = task.program.environment
         layers = await self._layers(environment)
-        async with (
-            warm.child(_key(environment, policy), policy, layers) as process,
-            aclosing(oneshot.run(process, task, plan, policy.limits)) as events,
-        ):
-            async for event in events:
-                if isinstance(event, Finished) and event.status is Status.FAULT:
-                    raise SandboxBroken("the sandbox did not answer as it was built to")
-                yield event
+        key = _key(environment, policy)
+        try:
+            async with aclosing(self._tries(warm, key, policy, layers, task, plan)) as events:
+                async for event in events:
+                    yield event
+        except OSError as exc:  # no descriptors, no memory: ours to lack, not the guest's doing
+            raise PlatformError(f"this machine has no room for a run now: {exc}") from exc
+
+    async def _tries(  # noqa: PLR0913, PLR0917 - what to run, and where
+        self,
+        warm: Warm,
+        key: WarmKey,
+        policy: Policy,
+        layers: Sequence[Layer],
+        task: Task,
+        plan: Plan,
+    ) -> AsyncGenerator[Event]:
+        """Run a task once. A child that dies before it has taken its order has run nothing of it."""
+        for left in reversed(range(TRIES)):
+            started = False
+            try:
+                async with (
+                    warm.child(key, policy, layers) as process,
+                    aclosing(oneshot.run(process, task, plan, policy.limits)) as events,
+                ):
+                    async for event in events:
+                        started = started or isinstance(event, Started)
+                        if isinstance(event, Finished) and event.status is Status.FAULT:
+                            raise SandboxBroken("the sandbox did not answer as it was built to")
+                        yield event
+                return
+            except SandboxBroken:
+                if started or not left:
+                    raise
 
     async def prepare(
         self, environment: Environment, *, progress: Callable[[str], None] | None = None
@@ -275,8 +303,14 @@ class _Background:
 
     def stop(self) -> None:
         """End the platform and its thread."""
-        self.portal.start_task_soon(self._stop.set)
+        with suppress(RuntimeError):  # it may have ended by itself, for want of something
+            self.portal.start_task_soon(self._stop.set)
         self._thread.join(10)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still takes tasks."""
+        return self._thread.is_alive()
 
 
 _background: _Background | None = None
@@ -286,8 +320,9 @@ _starting = threading.Lock()
 def _platform() -> _Background:
     global _background  # noqa: PLW0603 - the one platform of this process
     with _starting:
-        if _background is None:
+        if _background is None or not _background.alive:
             _background = _Background()
+            atexit.unregister(_stop)
             atexit.register(_stop)
     return _background
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,10 @@ from saggar.boundary import syscalls as sys_
 def in_child(work: Callable[[], Any]) -> Any:
     """What `work` returns in a forked child; what it raises there is raised here."""
     read, write = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # Of threads that some other test has left; the child uses nothing they could hold.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid == 0:
         _report(work, write)
     os.close(write)

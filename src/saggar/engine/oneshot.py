@@ -42,14 +42,13 @@ async def run(process: Process, task: Task, plan: Plan, limits: Limits) -> Async
     one = _Run(process, task, plan, limits)
     try:
         one.begin()
-        yield Started.model_construct(kind="started", isolation=process.isolation)
         while not one.over:
             with anyio.move_on_after(one.patience()):
                 await anyio.wait_readable(one.wire.fileno())
             for event in one.hear():
                 yield event
             one.look()
-        for event in one.drain():
+        for event in (*one.hear(), *one.drain()):
             yield event
         yield await one.finish()
     finally:
@@ -118,7 +117,7 @@ class _Run:
     def hear(self) -> Iterator[Event]:
         """What has come over the wire, up to the frame that ends it."""
         heard = True
-        while heard and not self.over:
+        while heard and "answered" not in self.facts:
             heard = False
             for said in self.wire.read():
                 heard = True
@@ -141,6 +140,8 @@ class _Run:
     def _frame(self, frame: frames.Frame) -> Iterator[Event]:
         """One message from inside. Whatever it says, it changes value and text only."""
         if frame.kind == frames.READY:
+            if "ready" not in self.facts:
+                yield Started.model_construct(kind="started", isolation=self.process.isolation)
             self.facts["ready"] = True
             return
         head = _json_object(frame.head)

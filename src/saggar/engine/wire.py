@@ -47,13 +47,12 @@ class Wire:
 
     def send(self, head: bytes, stdin: bytes) -> None:
         """The one task, as much of it as the socket takes now; the rest follows in `read`."""
-        self._unsent = pack(TASK, head)
+        # The input first: a program that looks without waiting finds all that fits into a pipe.
         self._stdin = stdin
+        self._selector.register(self._process.stdin, selectors.EVENT_WRITE, self._to_stdin)
+        self._to_stdin()
+        self._unsent = pack(TASK, head)
         self._write_channel()
-        if stdin:
-            self._selector.register(self._process.stdin, selectors.EVENT_WRITE, self._to_stdin)
-        else:
-            self._close_stdin()
 
     def read(self) -> Iterator[Frame | tuple[Stream, bytes]]:
         """Everything that is there now."""

@@ -59,12 +59,12 @@ def main(words: list[str]) -> None:
 
 
 def serve(preload: tuple[str, ...] = (), site: tuple[str, ...] = ()) -> None:
-    """Say that we stand, take one order, follow it, answer, and wait for the end."""
+    """Take one order, say so, follow it, answer, and wait for the end."""
     program.preload(preload, site)
-    send(frames.READY)
     order = receive()
     if order is None:
         os._exit(0)  # discarded: the host closed the channel without an order
+    send(frames.READY)  # until the host has read this it may give the order to somebody else
     arrange(order)
     if order.argv is not None:
         execute(order.argv)

@@ -64,9 +64,9 @@ def test_a_reason_names_the_function_that_failed():
 
     with pytest.raises(PermissionError) as caught:
         climb()
-    line = climb.__code__.co_firstlineno + 1
+    place = f"(in climb, line {climb.__code__.co_firstlineno + 1})"
 
-    assert f"PermissionError: [Errno 1] no ladder (in climb, line {line})" == ctl.reason(caught.value)
+    assert f"PermissionError: [Errno 1] no ladder {place}" == ctl.reason(caught.value)
 
 
 def test_a_reason_without_a_place_is_only_the_error():

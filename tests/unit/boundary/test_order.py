@@ -33,7 +33,8 @@ TEXT = st.text(st.characters(codec=None))
     asked=st.none() | st.binary(),
 )
 def test_an_order_comes_back_as_it_was(code, args, env, files, asked):
-    order = Order(**PLAIN | {"code": code, "args": args, "env": env, "files": files, "input": asked})
+    changes = {"code": code, "args": args, "env": env, "files": files, "input": asked}
+    order = Order(**PLAIN | changes)
 
     assert vars(order) == vars(Order.decode(order.encode()))
 

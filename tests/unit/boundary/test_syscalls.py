@@ -5,8 +5,9 @@ import re
 import resource
 import select
 import signal
-import stat
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def denying(name, error):
 
 def status(field):
     """One line of what the kernel says of this process."""
-    return re.search(rf"^{field}:\s*(.*)$", Path("/proc/self/status").read_text(), re.M)[1]
+    lines = Path("/proc/self/status").read_text()
+    return re.search(rf"^{field}:\s*(.*)$", lines, re.MULTILINE)[1]
 
 
 @pytest.mark.parametrize("machine", BY_MACHINE)
@@ -136,18 +138,15 @@ def test_a_folder_becomes_read_only_with_all_below_it(tmp_path):
 
 def test_capabilities_are_dropped_and_do_not_come_back():
     def dropped():
-        sys_.drop_bounding(keep=1 << sys_.CAP_CHOWN)
+        if os.geteuid() == 0:
+            sys_.drop_bounding(keep=1 << sys_.CAP_CHOWN)
         sys_.set_capabilities(0)
-        return status("CapEff"), status("CapPrm"), status("CapInh"), status("CapBnd")
+        return [int(status(field), 16) for field in ("CapEff", "CapPrm", "CapInh", "CapBnd")]
 
-    if os.geteuid() != 0:
-        assert [0] * 3 == [int(word, 16) for word in in_child(lambda: (sys_.set_capabilities(0), status("CapEff"), status("CapPrm"), status("CapInh")))[1:]]
-        return
-
-    *held, bounding = (int(word, 16) for word in in_child(dropped))
+    *held, bounding = in_child(dropped)
 
     assert [0, 0, 0] == held
-    assert bounding in {0, 1 << sys_.CAP_CHOWN}
+    assert os.geteuid() or bounding in {0, 1 << sys_.CAP_CHOWN}
 
 
 def test_a_capability_above_the_thirty_second_is_set_too():
@@ -188,7 +187,7 @@ def test_landlock_lets_through_what_its_rules_name_and_passes_over_what_is_missi
 
     def confined():
         sys_.prctl(sys_.PR_SET_NO_NEW_PRIVS, 1)
-        rules = [(str(tmp_path / name), 0x1FFF) for name in ("missing", "allowed")]
+        rules = [(str(tmp_path / name), read_file) for name in ("missing", "allowed")]
         sys_.landlock(read_file, 0, 0, rules, 8, 0)
         try:
             return (tmp_path / "allowed").read_text(), (tmp_path / "refused").read_text()
@@ -206,8 +205,8 @@ def test_landlock_lets_through_what_its_rules_name_and_passes_over_what_is_missi
 def test_a_ruleset_that_cannot_be_had_leaves_no_descriptor():
     def refused():
         before = set(os.listdir("/proc/self/fd"))
-        with pytest.raises(OSError, match="landlock"):
-            sys_.landlock(4, 0, 0, [("/dev/null/x", 4)], 8, 0)
+        with pytest.raises(OSError, match=r"landlock|not (supported|implemented)"):
+            sys_.landlock(4, 0, 0, [("/", 1 << 60)], 8, 0)
         return set(os.listdir("/proc/self/fd")) - before
 
     assert set() == in_child(refused)
@@ -240,7 +239,7 @@ def test_a_blocked_signal_makes_its_descriptor_readable():
 def test_code_in_memory_can_be_run_and_no_longer_written():
     address = sys_.executable_memory(b"\xc3", room=PAGE)
     maps = Path("/proc/self/maps").read_text()
-    rights = dict(re.findall(r"^([0-9a-f]+)-[0-9a-f]+ (\S+)", maps, re.M))
+    rights = dict(re.findall(r"^([0-9a-f]+)-[0-9a-f]+ (\S+)", maps, re.MULTILINE))
 
     assert "r-xp" == rights[f"{address:x}"]
     assert "rw-p" == rights[f"{address + PAGE:x}"]
@@ -266,21 +265,15 @@ def test_memory_that_cannot_be_had_is_an_error():
 
 
 def test_what_c_holds_back_is_written_on_demand(tmp_path):
-    def held():
-        import ctypes
+    code = """
+import ctypes, os
+from saggar.boundary import syscalls
+ctypes.CDLL(None).printf(b"held back")
+before = os.fstat(1).st_size
+syscalls.flush_stdio()
+assert (0, 9) == (before, os.fstat(1).st_size)
+"""
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-I", "-c", code], stdout=out, check=True)
 
-        out = os.open(tmp_path / "out", os.O_CREAT | os.O_WRONLY)
-        os.dup2(out, 1)
-        ctypes.CDLL(None).printf(b"held back")
-        before = (tmp_path / "out").read_text()
-        sys_.flush_stdio()
-        return before, (tmp_path / "out").read_text()
-
-    assert ("", "held back") == in_child(held)
-
-
-def test_files_have_fewer_rights_than_folders():
-    """A rule that names a folder's right on a file is an error of the kernel's."""
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-    assert 0 == sys_.FILE_RIGHTS & 1 << 3  # READ_DIR
-    assert sys_.FILE_RIGHTS & 1 << 2  # READ_FILE
+    assert "held back" == (tmp_path / "out").read_text()

@@ -136,7 +136,7 @@ class JailProcess:
         if cpu is None or memory is None:
             own_cpu, own_memory = TreeWatch.first(self._pid)
             cpu = max(own_cpu, self._cpu) if cpu is None else cpu
-            memory = max(own_memory or 0, self._peak) if memory is None else memory
+            memory = max(own_memory or 0, self._peak) or None if memory is None else memory
         return Reading(cpu, memory, used.current, None, used.oom_kills, used.refused_forks)
 
     def disk_full(self) -> bool:

@@ -6,6 +6,7 @@ One reader owns the control socket; whoever waits for a child waits for an event
 
 import array
 import os
+import select
 import signal
 import socket
 import struct
@@ -101,9 +102,11 @@ class Child:
         """Everything in it is dead, as far as anybody can still tell."""
         self.exit = exit_
         self.ended.set()
-        if self.on_end is not None:
-            self.on_end()
-            self.on_end = None
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            # A cgroup that cannot be had back now, for want of a descriptor say, is left to a sweep.
+            with suppress(OSError):
+                on_end()
 
     async def wait(self) -> Exit:
         """How it ended. SandboxBroken if its server did not live to tell."""
@@ -118,6 +121,7 @@ class ForkServer:
 
     def __init__(self, init: "subprocess.Popen[bytes]", control: socket.socket) -> None:
         self._init = init
+        self._ended = os.pidfd_open(init.pid)  # now: later there may be no descriptor left
         self._control = control
         self._serial = 0
         self._children: dict[int, Child] = {}
@@ -125,8 +129,16 @@ class ForkServer:
 
     @property
     def alive(self) -> bool:
-        """Whether it still answers, as far as is known."""
-        return not self._broken
+        """
+        Whether it still answers.
+
+        Asked of the kernel: its socket ends before its children do, and before the listener hears.
+        """
+        if self._broken:
+            return False
+        poll = select.poll()
+        poll.register(self._control, 0)
+        return not poll.poll(0)
 
     @property
     def pid(self) -> int:
@@ -266,14 +278,13 @@ class ForkServer:
         self._fall("the fork server was stopped")
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
-        ended = os.pidfd_open(self._init.pid)
         try:
             with anyio.move_on_after(FAREWELL, shield=True) as patience:
-                await anyio.wait_readable(ended)
+                await anyio.wait_readable(self._ended)
             if patience.cancelled_caught:
                 self._init.kill()  # the server watches it, and ends as well
         finally:
-            os.close(ended)
+            os.close(self._ended)
         self._init.wait()
 
 
