@@ -29,8 +29,8 @@ class Settings(Value):
     """The driver of runs that name none."""
     preload: tuple[str, ...] = ()
     """
-    Modules that a fork server may import for its children; any other preload is imported by each
-    child behind its walls. Without a ceiling whoever asks decides.
+    Modules that an environment may have preloaded where there is a ceiling; without one whoever
+    asks decides. They are imported by the fork server, which has the power to build walls.
     """
     warm: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     """How many children are kept parked; "auto" follows the load."""

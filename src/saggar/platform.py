@@ -24,7 +24,7 @@ from saggar.drivers.base import Driver
 from saggar.drivers.interpreter import find
 from saggar.engine import oneshot
 from saggar.engine.warm import Warm
-from saggar.errors import InvalidTask, PlatformError, SandboxBroken
+from saggar.errors import InvalidTask, PlatformError, PolicyDenied, SandboxBroken
 from saggar.model.environment import Environment
 from saggar.model.event import Event, Finished, Started, afold
 from saggar.model.limits import Limits
@@ -124,6 +124,7 @@ class Platform:
         task = _task(code, options)
         policy = self._policy(where["policy"], where["limits"])
         policy.admit(task)
+        self._admit_preload(task.program.environment)
         plan = registry.language(_language(task))().plan(task)
         warm = await self._warm_of(where["driver"] or self._settings.driver)
         environment = task.program.environment
@@ -145,7 +146,7 @@ class Platform:
         task: Task,
         plan: Plan,
     ) -> AsyncGenerator[Event]:
-        """Run a task once. A child that dies before it has taken its order has run nothing of it."""
+        """Run a task once: a child that dies before it has taken its order has run none of it."""
         for left in reversed(range(TRIES)):
             started = False
             try:
@@ -208,6 +209,15 @@ class Platform:
     def _close_drivers(self) -> None:
         for driver in self._drivers.values():
             driver.close()
+
+    def _admit_preload(self, environment: Environment) -> None:
+        """A fork server imports what the operator lists, or who has no operator above him."""
+        refused = set(environment.preload) - set(self._settings.preload)
+        if refused and self._settings.ceiling is not None:
+            raise PolicyDenied(
+                f"environment.preload: {', '.join(sorted(refused))} is not on the operator's list,"
+                " Settings(preload=...); a program can import it itself"
+            )
 
     def _policy(self, policy: Policy | None, limits: Limits | Mapping[str, Any] | None) -> Policy:
         wanted = policy or CLOSED

@@ -63,10 +63,8 @@ class WallPlan:
     environment: tuple[tuple[str, str], ...]
     preload: tuple[str, ...]
     """Modules the fork server imports for all its children."""
-    parked: tuple[str, ...]
-    """Modules each child imports for itself, behind its walls."""
     site: tuple[str, ...]
-    """Directories inside in which both are found."""
+    """Directories inside in which they are found."""
 
     def __init__(self, **values: object) -> None:
         if values.keys() != WallPlan.__annotations__.keys():

@@ -31,6 +31,11 @@ LOOK = 0.05
 DYING = 5.0
 """Seconds a killed tree may take to be gone before we say that our wall broke."""
 MAX_DISPLAYS = 256
+LARGEST = 4 << 20
+"""Bytes of one value or display, whatever the output limit: they are parsed, and kept, by us."""
+OVERHEAD = 8 << 20
+"""What may come over the channel beside the output: one value, errors, and what is said twice."""
+SMALL = 1 << 16
 MAX_TEXT = 1 << 16
 
 
@@ -60,10 +65,12 @@ class _Run:
 
     def __init__(self, process: Process, task: Task, plan: Plan, limits: Limits) -> None:
         self.process, self.task, self.plan, self.limits = process, task, plan, limits
-        self.wire = Wire(process, max_blob=limits.output)
+        self.largest = min(limits.output, LARGEST)
+        self.wire = Wire(process, max_blob=self.largest)
         self.facts: dict[str, Any] = {}
         self.truncated = False
-        self.value: Any = None
+        self.value: tuple[bytes, str] | None = None
+        self.said = 0
         self.error: ErrorInfo | None = None
         self.displays = 0
         self.written = 0
@@ -95,7 +102,7 @@ class _Run:
             site=process.site,
             files=tuple((f.path, f.content, f.mode) for f in (*self.plan.files, *task.files)),
             rlimits=process.rlimits,
-            largest=self.limits.output,
+            largest=self.largest,
         )
 
     def _stdin(self) -> bytes:
@@ -111,22 +118,21 @@ class _Run:
 
     def patience(self) -> float:
         """Seconds until something is due although nothing is heard."""
+        if self.killed:
+            return LOOK
         deadline = self.hard if "wall_spent" in self.facts else self.soft
         return max(0.0, min(deadline, self.next_look) - time.monotonic())
 
     def hear(self) -> Iterator[Event]:
         """What has come over the wire, up to the frame that ends it."""
-        heard = True
-        while heard and "answered" not in self.facts:
-            heard = False
-            for said in self.wire.read():
-                heard = True
-                if isinstance(said, frames.Frame):
-                    yield from self._frame(said)
-                else:
-                    yield from self._output(*said)
-                if "answered" in self.facts:
-                    return
+        # Once around and no further: a guest that never stops talking must not keep the loop here.
+        for said in self.wire.read():
+            if isinstance(said, frames.Frame):
+                yield from self._frame(said)
+            else:
+                yield from self._output(*said)
+            if "answered" in self.facts:
+                return
 
     def _output(self, stream: Stream, data: bytes) -> Iterator[Event]:
         kept = data[: max(0, self.limits.output - self.written)]
@@ -139,6 +145,10 @@ class _Run:
 
     def _frame(self, frame: frames.Frame) -> Iterator[Event]:
         """One message from inside. Whatever it says, it changes value and text only."""
+        self.said += frames.HEADER.size + len(frame.head) + len(frame.blob)
+        if self.said > self.limits.output + OVERHEAD:
+            self.kill("output_spent")
+            return
         if frame.kind == frames.READY:
             if "ready" not in self.facts:
                 yield Started.model_construct(kind="started", isolation=self.process.isolation)
@@ -147,7 +157,7 @@ class _Run:
         head = _json_object(frame.head)
         match frame.kind:
             case frames.VALUE:
-                self._take_value(frame.blob, str(head.get("media_type")))
+                self.value = frame.blob, str(head.get("media_type"))
             case frames.DISPLAY:
                 yield from self._take_display(frame.blob)
             case frames.ERROR:
@@ -157,17 +167,26 @@ class _Run:
             case frames.DONE:
                 self._take_done(head)
 
-    def _take_value(self, blob: bytes, media_type: str) -> None:
+    async def _decode(self) -> Any:
+        """The last value that came; a large one beside the event loop."""
+        if self.value is None:
+            return None
+        blob, media_type = self.value
+        if media_type == "text/plain":
+            return blob.decode(errors="replace")
         try:
-            self.value = decode_value(blob, media_type)
+            if len(blob) < SMALL:
+                return decode_value(blob, media_type)
+            return await anyio.to_thread.run_sync(decode_value, blob, media_type)
         except ValueError as exc:
             self.facts["claimed_error"] = True
             self.error = ErrorInfo(type="InvalidValue", message=str(exc)[:MAX_TEXT])
+            return None
 
     def _take_display(self, blob: bytes) -> Iterator[Event]:
         self.written += len(blob)
         self.displays += 1
-        bundle = {str(k): str(v) for k, v in _json_object(blob).items()}
+        bundle = {k: v for k, v in _json_object(blob).items() if isinstance(v, str)}
         if self.written > self.limits.output or self.displays > MAX_DISPLAYS:
             self.truncated = True
             self.kill("output_spent")
@@ -229,14 +248,16 @@ class _Run:
         self.facts["killed_by_us"] = bool(self.killed)
         if self.process.disk_full():
             self.facts["disk_full"] = True
+        # Before the caller has the answer: he may be busy for long, and what goes on writing lives.
+        self.process.kill()
         exit_: Exit | None = None
         if "answered" not in self.facts or self.task.collect:
-            self.process.kill()
             exit_ = await self._end()
         files, skipped = await self._collect()
+        value = await self._decode()
         if exit_ is not None and "answered" not in self.facts:
             self.facts["exit_code"], self.facts["signal"] = exit_.code, exit_.signal
-        return self._finished(_usage(wall, used, exit_), used, files, skipped)
+        return self._finished(_usage(wall, used, exit_), used, value, files, skipped)
 
     async def _end(self) -> Exit | None:
         """Until every process is dead, which after the kill is a matter of the kernel's time."""
@@ -255,7 +276,12 @@ class _Run:
         return [file for file in found.files if file.path != own], found.skipped
 
     def _finished(
-        self, usage: Usage, used: Reading, files: Sequence[File], skipped: Sequence[Skipped]
+        self,
+        usage: Usage,
+        used: Reading,
+        value: Any,
+        files: Sequence[File],
+        skipped: Sequence[Skipped],
     ) -> Event:
         self.facts.update(oom_kills=used.oom_kills, refused_forks=used.refused_forks)
         verdict = judge(Facts(**self.facts))
@@ -266,7 +292,7 @@ class _Run:
             exit_code=verdict.exit_code,
             signal=verdict.signal,
             truncated=self.truncated,
-            value=self.value,
+            value=value,
             files=tuple(files),
             files_skipped=tuple(skipped),
             error=self.error,

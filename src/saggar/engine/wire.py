@@ -14,6 +14,8 @@ from saggar.boundary.frames import TASK, Decoder, Frame, FrameError, pack
 from saggar.drivers.base import Process
 
 CHUNK = 1 << 18
+FRAMES = 1 << 14
+"""Bytes of the channel taken at once: a thousand small frames take milliseconds to look at."""
 Stream = Literal["stdout", "stderr"]
 
 
@@ -28,8 +30,8 @@ class Wire:
     def __init__(self, process: Process, max_blob: int) -> None:
         self._process = process
         self._decoder = Decoder(max_blob)
-        self._unsent = b""
-        self._stdin = b""
+        self._unsent = memoryview(b"")
+        self._stdin = memoryview(b"")
         self._wanted = selectors.EVENT_READ
         self.garbled = False
         """What came over the channel was no frame: nothing that follows can be one."""
@@ -48,10 +50,10 @@ class Wire:
     def send(self, head: bytes, stdin: bytes) -> None:
         """The one task, as much of it as the socket takes now; the rest follows in `read`."""
         # The input first: a program that looks without waiting finds all that fits into a pipe.
-        self._stdin = stdin
+        self._stdin = memoryview(stdin)
         self._selector.register(self._process.stdin, selectors.EVENT_WRITE, self._to_stdin)
         self._to_stdin()
-        self._unsent = pack(TASK, head)
+        self._unsent = memoryview(pack(TASK, head))
         self._write_channel()
 
     def read(self) -> Iterator[Frame | tuple[Stream, bytes]]:
@@ -90,7 +92,7 @@ class Wire:
 
     def _from_channel(self) -> Iterator[Frame]:
         try:
-            data = self._process.channel.recv(CHUNK)
+            data = self._process.channel.recv(FRAMES)
             if not data:
                 raise EOFError
             yield from self._decoder.feed(data)
@@ -98,7 +100,7 @@ class Wire:
             return
         except (OSError, EOFError, FrameError) as exc:
             self.garbled = isinstance(exc, FrameError)
-            self._unsent = b""
+            self._unsent = memoryview(b"")
             self._selector.unregister(self._process.channel)
 
     def _on_exit(self) -> Iterator[Frame]:
@@ -113,7 +115,9 @@ class Wire:
         except BlockingIOError:
             pass
         except OSError:
-            self._unsent = b""  # it closed its end; its exit, or its silence, will be judged
+            self._unsent = memoryview(
+                b""
+            )  # it closed its end; its exit, or its silence, will be judged
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
         if wanted != self._wanted and self._process.channel in self._selector.get_map():
             self._selector.modify(self._process.channel, wanted, self._from_channel)
@@ -126,7 +130,7 @@ class Wire:
         except BlockingIOError:
             pass
         except OSError:
-            self._stdin = b""  # nobody reads it any more
+            self._stdin = memoryview(b"")  # nobody reads it any more
         if not self._stdin:
             self._selector.unregister(self._process.stdin)
             self._close_stdin()

@@ -178,7 +178,7 @@ class ForkServer:
             self._confine(child)
         if not child.hurried:  # somebody waits already: a rehearsal would only make him wait longer
             runner.rehearse()
-        runner.serve(self._plan.parked, self._plan.site)
+        runner.serve()
 
     def _confine(self, child: Child) -> None:
         signals.pthread_sigmask(signals.SIG_UNBLOCK, {signals.SIGCHLD})
@@ -198,6 +198,7 @@ class ForkServer:
                 return
             if pid == 0:
                 return
+            survivors.removers.discard(pid)
             child = self._children.pop(pid, None)
             if child is not None:
                 self._bury(child, pid, status, usage)

@@ -17,7 +17,6 @@ INNER = {
     "mnt": sys_.CLONE_NEWNS,
     "ipc": sys_.CLONE_NEWIPC,
     "uts": sys_.CLONE_NEWUTS,
-    "cgroup": sys_.CLONE_NEWCGROUP,
     "pid": sys_.CLONE_NEWPID,
 }
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
@@ -60,9 +59,15 @@ class Networks:
         return self._free.pop() if self._free else self._make()
 
     def give_back(self, fd: int | None) -> None:
-        """Everything that lived in it is dead, and nobody had power over it: it is as new."""
-        if fd is not None:
+        """
+        Everything that lived in it is dead, and nobody had power over it: it is as new.
+
+        Not so where there was a loopback, which remembers connections for a minute.
+        """
+        if fd is not None and self._kind == "none":
             self._free.append(fd)
+        elif fd is not None:
+            os.close(fd)
 
     def _make(self) -> int:
         sys_.unshare(sys_.CLONE_NEWNET)

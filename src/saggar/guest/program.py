@@ -7,7 +7,6 @@ Apart from the runner because it is the one part that knows Python rather than t
 import _sitebuiltins
 import atexit
 import builtins
-import gc
 import os
 import sys
 import threading
@@ -69,23 +68,6 @@ def rehearse(order: Order) -> None:
     guarded(lambda: body(order, main, print), order, print, outcome)
     flush()
     reseed()
-
-
-def preload(names: tuple[str, ...], site: tuple[str, ...]) -> None:
-    """
-    Import what a tenant wants imported before the task arrives; here it can harm nobody else.
-
-    What fails to import now fails again where the program imports it, and is seen there.
-    """
-    gc.enable()
-    sys.path += site
-    for name in names:
-        try:
-            __import__(name)
-        except BaseException:
-            break
-    if site:
-        del sys.path[-len(site) :]
 
 
 def run(order: Order, tell: Tell) -> tuple[int, str]:

@@ -21,6 +21,7 @@ LINKS = {
     "dev/stdout": "/proc/self/fd/1",
     "dev/stderr": "/proc/self/fd/2",
 }
+AT_FDCWD = -100
 SHARED = sys_.MOUNT_ATTR_NOSUID | sys_.MOUNT_ATTR_NODEV
 SEALED = sys_.MOUNT_ATTR_RDONLY | sys_.MOUNT_ATTR_NOSUID | sys_.MOUNT_ATTR_NODEV
 
@@ -70,7 +71,12 @@ def bind(entry: Entry, target: str) -> None:
         os.makedirs(target, exist_ok=True)
     else:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-    sys_.mount(entry.source, target, "", sys_.MS_BIND | sys_.MS_REC)
+    # By descriptor, and through no link: whoever may write beside it could change what it leads to.
+    fd = sys_.openat2(AT_FDCWD, entry.source.encode(), os.O_PATH, sys_.RESOLVE_NO_SYMLINKS)
+    try:
+        sys_.mount(f"/proc/self/fd/{fd}", target, "", sys_.MS_BIND | sys_.MS_REC)
+    finally:
+        os.close(fd)
     sys_.mount_setattr(target, ATTRIBUTES[entry.kind])
 
 

@@ -8,6 +8,7 @@ judges from outside. What it owes is fidelity: to behave as `python main.py` wou
 import _signal as signals  # type: ignore[import-not-found]  # no enum: it costs milliseconds
 import _socket
 import fcntl
+import gc
 import os
 import resource
 
@@ -58,9 +59,9 @@ def main(words: list[str]) -> None:
     serve()
 
 
-def serve(preload: tuple[str, ...] = (), site: tuple[str, ...] = ()) -> None:
+def serve() -> None:
     """Take one order, say so, follow it, answer, and wait for the end."""
-    program.preload(preload, site)
+    gc.enable()
     order = receive()
     if order is None:
         os._exit(0)  # discarded: the host closed the channel without an order

@@ -8,28 +8,34 @@ forks faster than we look may, and the driver says so.
 import os
 
 LOOKS = 200
+removers: "set[int]" = set()
+"""Processes of our own that delete folders."""
 
 
 def kill(uid: int, spared: "set[int]") -> None:
     """End every process of a dead child: those of its uid, or those handed to us when it died."""
+    if uid:
+        of_uid(uid)
+        return
     for _ in range(LOOKS):
-        if not (of_uid(uid) if uid else adopted(spared)):
+        if not adopted(spared | removers):
             return
 
 
-def of_uid(uid: int) -> bool:
-    """Kill all that this user id has, as that user; whether there was anything to kill."""
+def of_uid(uid: int) -> None:
+    """
+    Kill all that this user id has, as that user.
+
+    Once is enough: the kernel goes through all processes under one lock, and none can fork past it.
+    """
     helper = os.fork()
     if helper == 0:
-        found = 0
         try:
             os.setresuid(uid, uid, uid)
             os.kill(-1, 9)
-            found = 1
         finally:
-            os._exit(found)
-    _, status = os.waitpid(helper, 0)
-    return os.waitstatus_to_exitcode(status) == 1
+            os._exit(0)
+    os.waitpid(helper, 0)
 
 
 def adopted(spared: "set[int]") -> bool:
@@ -51,4 +57,5 @@ def remove(folder: str) -> None:
     """
     if folder:
         script = 'chmod -R u+rwx -- "$1"; exec rm -rf -- "$1"'
-        os.posix_spawn("/bin/sh", ["sh", "-c", script, "sh", folder], {"PATH": "/usr/bin:/bin"})
+        argv = ["sh", "-c", script, "sh", folder]
+        removers.add(os.posix_spawn("/bin/sh", argv, {"PATH": "/usr/bin:/bin"}))

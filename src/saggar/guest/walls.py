@@ -84,6 +84,7 @@ class JailWalls:
         # By itself, while it has a single thread: the host would have to wait for every core.
         for number in range(self._plan.entrances):
             add("write", ENTRANCES + number, b"0", 1)
+        add("unshare", sys_.CLONE_NEWCGROUP)  # only now is its root the group it is in
         add("rt_sigprocmask", SIG_UNBLOCK, struct.pack("Q", 1 << (SIG_CHLD - 1)), 0, 8)
         add("close_range", SYS + 1, 0x7FFFFFFF, 0)
         self._ids = (add("setresgid", 0, 0, 0), add("setresuid", 0, 0, 0))

@@ -89,15 +89,32 @@ def decode_value(data: bytes, media_type: str | None) -> Any:
 
 
 def _refuse_depth(value: object) -> None:
-    if any(len(path) > DEEPEST for path, _, _ in _containers(value)):
-        raise ValueError(f"the value nests deeper than {DEEPEST}")
+    """Level by level: a stranger's megabyte of brackets must not cost us seconds."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [item for holder in level for item in _items(holder) if isinstance(item, _HOLDERS)]
+        if not level:
+            return
+    raise ValueError(f"the value nests deeper than {DEEPEST}")
 
 
 def _refuse_infinity(value: object) -> None:
     """Refuse what became infinity: 1e999 is well formed JSON."""
-    for _, container, _ in _containers(value):
-        if any(isinstance(item, float) and math.isinf(item) for _, item in _entries(container)):
+    level: list[Any] = [[value]]
+    while level:
+        items = [item for holder in level for item in _items(holder)]
+        if any(isinstance(item, float) and math.isinf(item) for item in items):
             raise ValueError("the value holds a number that is too large")
+        level = [item for item in items if isinstance(item, _HOLDERS)]
+
+
+_HOLDERS: Final = (dict, list)
+
+
+def _items(holder: Any) -> Iterable[Any]:
+    return (
+        holder.values() if isinstance(holder, dict) else holder if isinstance(holder, list) else ()
+    )
 
 
 def _to_json(obj: object) -> bytes:

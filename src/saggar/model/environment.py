@@ -53,6 +53,11 @@ def _module(name: str) -> str:
 def _python(python: str) -> str:
     python = printable(python, "python")
     if python.startswith("/"):
+        # It is run on the host, to ask for its version: nothing else in /usr may be.
+        if not re.fullmatch(r"python[0-9.]*t?|pypy[0-9.]*", python.rpartition("/")[2]):
+            raise ValueError(
+                f"wanted an interpreter such as '/usr/bin/python3', found {python!r:.80}"
+            )
         return absolute(python)
     if not re.fullmatch(r"[0-9]+(\.[0-9]+){0,2}", python):
         raise ValueError(

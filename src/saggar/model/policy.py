@@ -88,6 +88,8 @@ class Policy(Value):
     network: Network = Network.NONE
     mounts: Annotated[tuple[_Prefix, ...], AfterValidator(_outermost)] = ()
     """Paths of the host that an environment may use, with everything below them."""
+    shares: Annotated[tuple[_Prefix, ...], AfterValidator(_outermost)] = ()
+    """Those of them that it may have mounted writable."""
     images: tuple[Annotated[str, AfterValidator(_image)], ...] = ()
     host_packages: bool = False
     accept: Annotated[frozenset[CodeKind], Field(min_length=1), _Sorted] = ALL_KINDS
@@ -113,6 +115,7 @@ class Policy(Value):
             "isolation": max(self.isolation, ceiling.isolation),
             "limits": self.limits.within(ceiling.limits),
             "mounts": _common(self.mounts, ceiling.mounts),
+            "shares": _common(self.shares, ceiling.shares),
             "images": tuple(image for image in self.images if image in ceiling.images),
             "host_packages": self.host_packages and ceiling.host_packages,
             "accept": _accepted_by_both(self.accept, ceiling.accept),
@@ -140,6 +143,11 @@ class Policy(Value):
             if not any(is_inside(path, prefix) for prefix in self.mounts):
                 remedy = f"mounts=({path!r},)"
                 raise _denied(f"environment.{field}", path, remedy, self.mounts)
+        for mount in environment.mounts:
+            path = mount.source
+            if not mount.read_only and not any(is_inside(path, one) for one in self.shares):
+                remedy = f"shares=({path!r},)"
+                raise _denied("environment.mounts, writable", path, remedy, self.shares)
 
 
 def _host_paths(environment: Environment) -> list[tuple[str, str]]:

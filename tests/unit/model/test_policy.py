@@ -187,7 +187,7 @@ def test_production_mode_admits_named_programs_only(code: Code, kind):
         ("host_packages", "True", "host_packages=True", {"host_packages": True}),
         ("mounts", "/d/a", "mounts=('/d/a',)", {"mounts": [Mount(source="/d/a", target="/a")]}),
         ("root", "/srv/root", "mounts=('/srv/root',)", {"root": "/srv/root"}),
-        ("python", "/opt/py", "mounts=('/opt/py',)", {"python": "/opt/py"}),
+        ("python", "/opt/python3", "mounts=('/opt/python3',)", {"python": "/opt/python3"}),
     ],
 )
 def test_a_refusal_says_what_was_asked_and_the_way_out(field, asked, remedy, fields):
@@ -218,3 +218,12 @@ def test_an_interpreter_that_every_sandbox_sees_anyway_needs_no_leave():
 
 def test_the_default_accepts_every_form_of_code():
     assert ALL_KINDS == Policy().accept
+
+
+def test_a_mount_is_writable_only_where_the_policy_shares():
+    mount = Mount(source="/data/in", target="/in", read_only=False)
+    task = Task.of("pass", environment=Environment(mounts=(mount,)))
+
+    with pytest.raises(PolicyDenied, match=r"shares=\('/data/in',\)"):
+        Policy(mounts=("/data",)).admit(task)
+    Policy(mounts=("/data",), shares=("/data",)).admit(task)

@@ -155,30 +155,9 @@ class JailDriver:
                     ids=ids,
                     memory_enforced=self._cgroups().supports["memory"].enforced,
                     entrances=self._cgroups().hierarchies,
-                    trusted=self._trusted(key.preload),
                 )
                 server.build(compile_plan(key, policy.limits, layers, interpreter, ground))
                 yield server, self._space(rung, interpreter, layers, policy.limits)
-
-    def _trusted(self, preload: Sequence[str]) -> frozenset[str]:
-        """What the operator lists; without a ceiling whoever asks is the operator."""
-        if self._settings is None or self._settings.ceiling is None:
-            return frozenset(preload)
-        return frozenset(self._settings.preload)
-
-    def _recipes(self) -> dict[str, str]:
-        return {**RECIPES, **self._cgroups().recipes}
-
-    def _facts(self) -> dict[str, str]:
-        found = self._cgroups().supports
-        groups = sorted({how.how for how in found.values() if how.enforced})
-        return {
-            "kernel": platform.release(),
-            "landlock": f"version {landlock.abi()}" if landlock.abi() else "off",
-            "cgroups": "; ".join(groups) or "none that can be written",
-            "networks": ", ".join(Network),
-            "user ids": "a leased block" if os.geteuid() == 0 else "the caller's own",
-        }
 
     @contextmanager
     def _staging(self, rung: Rung) -> Iterator[str]:
@@ -201,6 +180,20 @@ class JailDriver:
             raise DriverUnavailable(f"{self.name} needs user ids of its own: {exc}") from exc
         with block:
             yield Ids(block.base, block.base, block.count), (block.fd,)
+
+    def _recipes(self) -> dict[str, str]:
+        return {**RECIPES, **self._cgroups().recipes}
+
+    def _facts(self) -> dict[str, str]:
+        found = self._cgroups().supports
+        groups = sorted({how.how for how in found.values() if how.enforced})
+        return {
+            "kernel": platform.release(),
+            "landlock": f"version {landlock.abi()}" if landlock.abi() else "off",
+            "cgroups": "; ".join(groups) or "none that can be written",
+            "networks": ", ".join(Network),
+            "user ids": "a leased block" if os.geteuid() == 0 else "the caller's own",
+        }
 
     def _space(
         self, rung: Rung, interpreter: Interpreter, layers: Sequence[Layer], limits: Limits
@@ -228,12 +221,15 @@ class JailDriver:
     async def park(self, server: ForkServer, space: Space, *, hurried: bool) -> JailProcess:
         """One more child, in a cgroup where there are any."""
         try:
-            if not space.kept:
-                child = await server.park(hurried=hurried)
-                return JailProcess(server, child, None, space)
-            cgroup = self._cgroups().take()
-            child = await server.park(cgroup.entrances(), cgroup.release, hurried=hurried)
-            return JailProcess(server, child, cgroup, space)
+            cgroup = self._cgroups().take() if space.kept else None
+            entrances = cgroup.entrances() if cgroup is not None else ()
+            release = cgroup.release if cgroup is not None else None
+            child = await server.park(entrances, release, hurried=hurried)
+            try:
+                return JailProcess(server, child, cgroup, space)
+            except BaseException:
+                child.abandon()
+                raise
         except OSError as exc:
             raise SandboxBroken(f"no child can be had: {exc}") from exc
 

@@ -4,6 +4,7 @@ From a policy to a wall plan: the mount table, the filters and the ids, compiled
 Whatever is decided about the walls of a jail is decided here; the inside only executes it.
 """
 
+import itertools
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -87,11 +88,6 @@ class Ground:
     """Whether a cgroup counts memory; without one, what cannot be seen is refused."""
     entrances: int
     """How many cgroups each child enters."""
-    trusted: frozenset[str]
-    """
-    Preloads that the fork server itself may import: it has the power to build walls, and a package
-    that means harm must not share it.
-    """
 
 
 def compile_plan(
@@ -125,8 +121,7 @@ def compile_plan(
         rlimits=FIXED,
         entrances=ground.entrances,
         environment=tuple(environment_variables(inside).items()),
-        preload=tuple(name for name in key.preload if name in ground.trusted),
-        parked=tuple(name for name in key.preload if name not in ground.trusted),
+        preload=key.preload,
         site=tuple((x.target if jail else x.path) for x in layers if x.python_path),
     )
 
@@ -160,16 +155,20 @@ def _is_below(path: str, folder: str) -> bool:
 
 def entries(key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter) -> Iterator[Entry]:
     """The read-only root, in the order it is put together."""
+    targets = [target for _, target, _ in key.mounts]
+    for one, other in itertools.permutations(targets, 2):
+        if _is_below(one, other):
+            raise InvalidTask(f"mount target {one!r} is inside another one, {other!r}")
     yield from _system(Path(key.root or "/"))
     yield from (Entry("device", f"/dev/{name}", f"/dev/{name}") for name in DEVICES)
     yield from _etc(key.network, Path(key.root or "/"))
     prefix = prefix_inside(interpreter)
     if not _is_below(prefix, "/usr"):
-        yield Entry("bind", prefix, interpreter.prefix)
+        yield Entry("bind", prefix, os.path.realpath(interpreter.prefix))
     for folder in _third_party(interpreter):
         yield Entry("hide", folder)
     for layer in layers:
-        yield Entry("bind", layer.target, layer.path)
+        yield Entry("bind", layer.target, os.path.realpath(layer.path))
     for source, target, read_only in key.mounts:
         if os.path.realpath(source) != source:
             raise InvalidTask(f"mount {source!r} leads through a link; name its real path")
@@ -178,6 +177,10 @@ def entries(key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter) -> 
 
 def _system(root: Path) -> Iterator[Entry]:
     """/usr, and what stands beside it as the distribution has it: links or folders."""
+    if os.path.realpath(root / "usr") != str(root / "usr"):
+        raise InvalidTask(
+            f"root {str(root)!r} is, or its usr leads, through a link; name real paths"
+        )
     yield Entry("bind", "/usr", str(root / "usr"))
     for name in ROOT_FOLDERS:
         path = root / name
@@ -193,9 +196,9 @@ def _etc(network: Network, root: Path) -> Iterator[Entry]:
     yield Entry("link", "/etc/localtime", "/usr/share/zoneinfo/UTC")
     shared = [*SHARED_ETC, "resolv.conf"] if network is Network.HOST else SHARED_ETC
     for name in shared:
-        path = root / "etc" / name
-        if path.exists():
-            yield Entry("bind", f"/etc/{name}", str(path.resolve()))
+        path = (root / "etc" / name).resolve()
+        if path.exists() and path.is_relative_to(root):
+            yield Entry("bind", f"/etc/{name}", str(path))
 
 
 def _third_party(interpreter: Interpreter) -> Iterator[str]:

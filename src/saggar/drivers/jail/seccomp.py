@@ -123,6 +123,10 @@ _CLONE_PARENT: Final = 0x8000
 _TTY: Final = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX, TIOCSETD
 
 
+_WATCHING: Final = (1024, 1026)
+"""F_SETLEASE and F_NOTIFY."""
+
+
 def _one_of(word_index: int, values: tuple[int, ...], yes: Decision, no: Decision) -> Decision:
     """`yes` where the argument is one of `values`."""
     for value in reversed(values):
@@ -210,6 +214,9 @@ def inner_policy(network: str, rung: str, *, memory_enforced: bool = True) -> di
         "clone": If(argument(0), HAS_ANY, _CLONE_NEW | _CLONE_PARENT, FORBIDDEN, ALLOW),
         "ioctl": _one_of(1, _TTY, FORBIDDEN, ALLOW),
         "socket": _SOCKETS[rung, network],
+        # Their quota is the host user's, and they tell what others open in the folders we share.
+        **_all("inotify_init inotify_init1 inotify_add_watch", FORBIDDEN),
+        "fcntl": _one_of(1, _WATCHING, FORBIDDEN, ALLOW),
     }
     if not memory_enforced:
         policy |= _all(_UNSEEN, ABSENT)

@@ -92,6 +92,14 @@ class Child:
             raise SandboxBroken(self.reason or "the child was not born")
         return self.descriptors
 
+    def abandon(self) -> None:
+        """Nobody wants it any more, born or not."""
+        self.abandoned = True
+        if self.descriptors is not None:
+            self.descriptors.kill()
+            self.descriptors.close()
+            self.descriptors = None
+
     def fail(self, reason: str) -> None:
         """It will not be born, or nobody will hear of its end."""
         self.reason = reason
@@ -104,7 +112,7 @@ class Child:
         self.ended.set()
         on_end, self.on_end = self.on_end, None
         if on_end is not None:
-            # A cgroup that cannot be had back now, for want of a descriptor say, is left to a sweep.
+            # A cgroup that cannot be had back now, for want of descriptors, is left to a sweep.
             with suppress(OSError):
                 on_end()
 
@@ -187,9 +195,11 @@ class ForkServer:
         try:
             with anyio.move_on_after(BIRTH):
                 await child.born.wait()
-        finally:
-            child.abandoned = child.descriptors is None
+        except BaseException:
+            child.abandon()
+            raise
         if child.descriptors is None:
+            child.abandon()
             raise SandboxBroken(child.reason or f"no child stood behind its walls in {BIRTH:g} s")
         return child
 

@@ -292,7 +292,7 @@ NEEDED = """
     rseq set_robust_list membarrier mprotect execve execveat futex futex_wait memfd_create prctl
     arch_prctl seccomp landlock_restrict_self statx getrandom kill tgkill pidfd_open shmget
     fchmodat2 mseal copy_file_range splice name_to_handle_at sched_getaffinity setsid prlimit64
-    map_shadow_stack rseq_slice_yield uretprobe inotify_add_watch timer_create chmod
+    map_shadow_stack rseq_slice_yield uretprobe timer_create chmod
 """
 
 
