@@ -11,9 +11,12 @@ from collections import namedtuple
 from collections.abc import Iterator
 
 VERSION = 1
-TASK, READY, DISPLAY, VALUE, ERROR, DONE = range(1, 7)
-KINDS = frozenset((READY, DISPLAY, VALUE, ERROR, DONE))
-"""The kinds a guest may send."""
+TASK, READY, DISPLAY, VALUE, ERROR, DONE, STANDING = range(1, 8)
+KINDS = frozenset((READY, DISPLAY, VALUE, ERROR, DONE, STANDING))
+"""
+The kinds a guest may send. STANDING: an interpreter that nobody forked has started. READY: it has
+taken its order, and what follows is the program's.
+"""
 
 HEADER = struct.Struct("<BBxxII")
 MAX_HEAD = 1 << 20

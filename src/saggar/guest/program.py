@@ -4,9 +4,11 @@ A Python program as `__main__`: its modules, its value, its traceback, its exit 
 Apart from the runner because it is the one part that knows Python rather than the wall.
 """
 
+import _io
 import _sitebuiltins
 import atexit
 import builtins
+import gc
 import os
 import sys
 import threading
@@ -44,6 +46,7 @@ class Outcome:
     def __init__(self) -> None:
         self.code = 0
         self.refused = ""
+        self.process = os.getpid()
 
 
 def furnish() -> None:
@@ -66,6 +69,7 @@ def rehearse(order: Order) -> None:
     outcome = Outcome()
     main = new_main(order, print)
     guarded(lambda: body(order, main, print), order, print, outcome)
+    tear_down(main)
     flush()
     reseed()
 
@@ -74,7 +78,8 @@ def run(order: Order, tell: Tell) -> tuple[int, str]:
     """
     Run the order's code to the end of its threads and exit handlers.
 
-    Returns the exit code, and the limit that the error met which ended it.
+    Returns the exit code, and the limit that the error met which ended it. A child that the program
+    forked ends here, as it would in an interpreter: the answer is its parent's to give.
     """
     outcome = Outcome()
     main = new_main(order, tell)
@@ -83,8 +88,24 @@ def run(order: Order, tell: Tell) -> tuple[int, str]:
     shutdown, exits = threading._shutdown, atexit._run_exitfuncs  # type: ignore[attr-defined] # noqa: SLF001
     guarded(shutdown, order, tell, outcome)
     guarded(exits, order, tell, outcome)
+    guarded(lambda: tear_down(main), order, tell, outcome)
     flush()
+    if os.getpid() != outcome.process:
+        os._exit(outcome.code)
     return outcome.code, outcome.refused
+
+
+def tear_down(main: types.ModuleType) -> None:
+    """What the program still holds goes, and no file that it left open loses its end."""
+    if threading.active_count() == 1:  # or somebody would stumble over what is gone
+        for name in [name for name in main.__dict__ if name != "__builtins__"]:
+            main.__dict__[name] = None
+    for thing in gc.get_objects():
+        if issubclass(type(thing), _io._IOBase):  # noqa: SLF001 - of the abstract one users make more
+            try:
+                thing.flush()
+            except BaseException:
+                pass  # closed, or nowhere to write to: an interpreter's end goes on as well
 
 
 def refused(exc: BaseException) -> str:
@@ -219,7 +240,9 @@ def guarded(step: Callable[[], object], order: Order, tell: Tell, outcome: Outco
     except BaseException as exc:
         outcome.code = 130 if isinstance(exc, KeyboardInterrupt) else 1
         outcome.refused = refused(exc)
-        explain(exc, order, tell)
+        told = explain(exc, order)
+        if os.getpid() == outcome.process:
+            tell(frames.ERROR, **told)
 
 
 def exit_code(code: object) -> int:
@@ -232,26 +255,38 @@ def exit_code(code: object) -> int:
     return 1
 
 
-def explain(exc: BaseException, order: Order, tell: Tell) -> None:
-    """The traceback as the program's author would see it: on stderr, and in a frame."""
+def explain(exc: BaseException, order: Order) -> dict[str, str]:
+    """The traceback as the program's author would see it: on stderr, and for a frame."""
     import linecache
     import traceback
 
     # From memory: the program may have removed its file, or filled the disk.
     filename = os.path.join(order.cwd, order.filename)
-    lines = order.code.splitlines(keepends=True)
+    lines = _io.StringIO(order.code + "\n", newline=None).readlines()
     linecache.cache[filename] = (len(order.code), None, lines, filename)
+    trace = own_lines(exc.__traceback__)
     try:
-        shown = "".join(traceback.format_exception(type(exc), exc, own_lines(exc.__traceback__)))
+        shown = "".join(traceback.format_exception(type(exc), exc, trace))
         message = str(exc)
     except BaseException as broken:  # an exception class of the user's whose own methods raise
         shown = message = f"<unprintable: {type(broken).__name__}>"
     try:
-        sys.stderr.write(shown)
+        mourn(exc, trace, shown)
     except BaseException:
         pass  # the program closed or replaced its stderr; the frame still says it
     name = type(exc).__name__
-    tell(frames.ERROR, type=name, message=message[:MAX_TEXT], traceback=shown[-MAX_TEXT:])
+    return {"type": name, "message": message[:MAX_TEXT], "traceback": shown[-MAX_TEXT:]}
+
+
+def mourn(exc: BaseException, trace: types.TracebackType | None, shown: str) -> None:
+    """On stderr, or as the program's own hook has it."""
+    if sys.excepthook is not sys.__excepthook__:
+        try:
+            sys.excepthook(type(exc), exc, trace)
+            return
+        except BaseException:
+            pass  # then at least what it was called for
+    sys.stderr.write(shown)
 
 
 def own_lines(trace: types.TracebackType | None) -> types.TracebackType | None:

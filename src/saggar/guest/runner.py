@@ -23,6 +23,8 @@ STARTED_WITH = dict(os.environ)
 """What nearly every order asks for: then there is nothing to change."""
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """What a shell exits with."""
+_channel = 0
+"""The inode behind the channel."""
 
 
 class Ends:
@@ -56,12 +58,15 @@ def main(words: list[str]) -> None:
     """The way in for a driver that starts one interpreter per task."""
     os.set_inheritable(CHANNEL, False)
     program.furnish()
+    send(frames.STANDING)
     serve()
 
 
 def serve() -> None:
     """Take one order, say so, follow it, answer, and wait for the end."""
+    global _channel  # noqa: PLW0603 - there is one
     gc.enable()
+    _channel = os.fstat(CHANNEL).st_ino
     order = receive()
     if order is None:
         os._exit(0)  # discarded: the host closed the channel without an order
@@ -119,11 +124,18 @@ def read(size: int) -> bytes:
     return bytes(data)
 
 
-def send(kind: int, head: bytes = b"{}", blob: bytes = b"") -> None:
-    """One frame to the host."""
+def send(kind: int, head: bytes = b"{}", blob: bytes = b"") -> bool:
+    """One frame to the host; whether the program has left us the way to it."""
     data = memoryview(frames.pack(kind, head, blob))
-    while data:
-        data = data[os.write(CHANNEL, data) :]
+    try:
+        # Programs close what they have not opened, and the number may be a file of theirs by now.
+        if os.fstat(CHANNEL).st_ino != _channel:
+            return False
+        while data:
+            data = data[os.write(CHANNEL, data) :]
+    except OSError:
+        return False
+    return True
 
 
 def tell(kind: int, blob: bytes = b"", **head: object) -> None:
@@ -140,7 +152,7 @@ def arrange(order: Order) -> None:
         os.environ.update(order.env)
     os.chdir(order.cwd)
     path = ""
-    os.umask(0)  # files are made with their mode: without namespaces the filter refuses chmod
+    os.umask(0o022)
     try:
         for path, content, mode in order.files:
             place(path, content, mode)
@@ -149,7 +161,6 @@ def arrange(order: Order) -> None:
             place(path, order.code.encode("utf-8", "surrogatepass"), 0o644)
     except OSError as exc:
         fail(exc, f"cannot place {path}")
-    os.umask(0o022)
     limit(order.rlimits)
 
 
@@ -168,7 +179,9 @@ def place(path: str, content: bytes, mode: int) -> None:
     folder = os.path.dirname(path)
     if folder:
         os.makedirs(folder, 0o755, exist_ok=True)
+    os.umask(0)  # made with its mode: without namespaces the filter refuses chmod
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    os.umask(0o022)
     try:
         left = memoryview(content)
         while left:
@@ -185,7 +198,8 @@ def fail(exc: OSError, what: str) -> None:
 
 def finish(code: int, refused: str = "") -> None:
     """The last frame. Then wait to be killed, so that the host can read what we used first."""
-    send(frames.DONE, b'{"exit": %d, "refused": "%s"}' % (code, refused.encode()))
+    if not send(frames.DONE, b'{"exit": %d, "refused": "%s"}' % (code, refused.encode())):
+        os._exit(code)
     while True:
         signals.pause()
 

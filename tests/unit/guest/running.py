@@ -8,9 +8,8 @@ import json
 import os
 import signal
 import socket
-import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from saggar.boundary import frames
 from saggar.boundary.order import Order
@@ -77,7 +76,7 @@ class Runner:
         theirs.close()
         self._decoder = frames.Decoder(1 << 24)
 
-    def __enter__(self) -> "Runner":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,7 +141,3 @@ def _moved(fd: int) -> int:
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100)
     os.close(fd)
     return moved
-
-
-if sys.platform != "linux":  # pragma: no cover
-    raise ImportError("memory files are Linux's")

@@ -48,6 +48,8 @@ def unfair(attack: Attack, capabilities: Capabilities) -> str | None:
         return f"not for {machine}"
     if capabilities.rung < attack.stopped_from and not attack.shows:
         return f"stopped from {attack.stopped_from} on; {capabilities.rung} holds here"
+    if attack.network is Network.LOOPBACK and capabilities.rung is Rung.LANDLOCK:
+        return "a loopback of its own takes a network namespace"
     missing = [name for name in sorted(attack.needs) if not capabilities.enforces(name)]
     if missing or not attack.counted:
         return "; ".join(f"{name}: {capabilities.why(name)}" for name in missing) or None

@@ -1,0 +1,130 @@
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+
+import pytest
+from tests.unit.child import in_child, with_own_mounts
+
+from saggar.boundary import syscalls as sys_
+from saggar.guest.namespaces import IFF_UP, INNER, SIOCGIFFLAGS, Home, Networks
+
+
+def standing():
+    """Which namespaces we are in; of pids: which our children will be in."""
+    names = ["pid_for_children" if name == "pid" else name for name in (*INNER, "net")]
+    return {name: os.readlink(f"/proc/self/ns/{name}") for name in names}
+
+
+def test_home_is_left_for_namespaces_that_are_all_new_and_found_again():
+    def there_and_back():
+        home, before = Home("none"), standing()
+        home.leave()
+        # Not yet made: it begins with the first child.
+        away = {name: ns for name, ns in standing().items() if name != "pid_for_children"}
+        child = os.fork()
+        if child == 0:
+            os._exit(os.getpid())
+        first = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        home.come_back()
+        return before, away, first, standing()
+
+    before, away, first, after = with_own_mounts(there_and_back)
+
+    assert 1 == first
+    assert before == after
+    assert {"net"} == {name for name, ns in away.items() if before[name] == ns}
+
+
+def test_home_can_be_left_again_and_again():
+    def often():
+        home, seen = Home("none"), set()
+        for _ in range(5):
+            home.leave()
+            seen.add(os.readlink("/proc/self/ns/uts"))
+            home.come_back()
+        return len(seen), standing() == standing()
+
+    assert 5 == with_own_mounts(often)[0]
+
+
+def test_home_brings_back_from_a_network_too():
+    def joined():
+        home, before = Home("none"), standing()
+        networks = Networks("none")
+        fd = networks.take()
+        sys_.setns(fd, sys_.CLONE_NEWNET)
+        away = standing()["net"]
+        home.come_back()
+        return before["net"], away, standing()["net"]
+
+    before, away, after = with_own_mounts(joined)
+
+    assert before == after != away
+
+
+def network_of(fd):
+    return os.fstat(fd).st_ino
+
+
+def test_a_network_is_lent_to_one_at_a_time_and_lent_again():
+    def lent():
+        networks = Networks("none")
+        one, other = networks.take(), networks.take()
+        apart = network_of(one) != network_of(other)
+        networks.give_back(one)
+        again = networks.take()
+        return apart, again == one
+
+    assert (True, True) == with_own_mounts(lent)
+
+
+def test_a_network_with_a_loopback_is_not_lent_twice():
+    """It remembers the connections of whoever had it."""
+
+    def lent():
+        networks = Networks("loopback")
+        one = networks.take()
+        networks.give_back(one)
+        with contextlib.suppress(OSError):
+            os.fstat(one)
+            return "still open"
+        return "closed"
+
+    assert "closed" == with_own_mounts(lent)
+
+
+def test_the_hosts_network_is_nothing_to_join():
+    networks = Networks("host")
+    networks.give_back(networks.take())
+
+    assert networks.take() is None
+
+
+@pytest.mark.parametrize(("kind", "up"), [("none", False), ("loopback", True)])
+def test_the_loopback_is_up_only_where_one_was_asked_for(kind, up):
+    def looked():
+        Networks(kind).take()  # which leaves us inside
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            answer = fcntl.ioctl(probe, SIOCGIFFLAGS, struct.pack("16sH22x", b"lo", 0))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+            return struct.unpack("16sH22x", answer)[1] & IFF_UP, "met"
+        return struct.unpack("16sH22x", answer)[1] & IFF_UP, "refused"
+
+    assert (int(up), "met" if up else "refused") == with_own_mounts(looked)
+
+
+def test_home_of_the_hosts_network_holds_no_door_to_it():
+    def doors():
+        before = set(os.listdir("/proc/self/fd"))
+        Home("host")
+        opened = set(os.listdir("/proc/self/fd")) - before
+        names = set()
+        for name in opened:
+            with contextlib.suppress(OSError):
+                names.add(os.readlink(f"/proc/self/fd/{name}").partition(":")[0])
+        return names
+
+    assert set(INNER) == in_child(doors)
