@@ -58,15 +58,21 @@ def main(words: list[str]) -> None:
     """The way in for a driver that starts one interpreter per task."""
     os.set_inheritable(CHANNEL, False)
     program.furnish()
+    know_channel()
     send(frames.STANDING)
     serve()
 
 
+def know_channel() -> None:
+    """Note which one it is, before anybody can put something else in its place."""
+    global _channel  # noqa: PLW0603 - there is one
+    _channel = os.fstat(CHANNEL).st_ino
+
+
 def serve() -> None:
     """Take one order, say so, follow it, answer, and wait for the end."""
-    global _channel  # noqa: PLW0603 - there is one
+    know_channel()
     gc.enable()
-    _channel = os.fstat(CHANNEL).st_ino
     order = receive()
     if order is None:
         os._exit(0)  # discarded: the host closed the channel without an order

@@ -1,4 +1,5 @@
 import marshal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from saggar.boundary.order import Order
 
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "argv": None,
     "code": "print(1)",
     "filename": "main.py",

@@ -23,7 +23,6 @@ PLAIN = {
     "entrances": 3,
     "environment": (("HOME", "/work"),),
     "preload": ("json",),
-    "parked": (),
     "site": (),
 }
 

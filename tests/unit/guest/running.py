@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -87,7 +88,14 @@ class Runner:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
 
-    def send(self, code: str, *, stdin: bytes = b"", **changes: Any) -> None:
+    def send(
+        self,
+        code: str,
+        *,
+        stdin: bytes = b"",
+        sendall: Callable[[bytes], object] | None = None,
+        **changes: Any,
+    ) -> None:
         """The task."""
         os.write(self.streams[0], stdin)
         os.lseek(self.streams[0], 0, os.SEEK_SET)
@@ -106,11 +114,12 @@ class Runner:
             "rlimits": (),
             "largest": LARGEST,
         }
-        self.channel.sendall(frames.pack(frames.TASK, Order(**plain | changes).encode()))
+        order = Order(**plain | changes)
+        (sendall or self.channel.sendall)(frames.pack(frames.TASK, order.encode()))
 
     def answer(self) -> Answer:
         """Until it says that it is done, or closes the channel."""
-        said = []
+        said: list[frames.Frame] = []
         while data := self.channel.recv(1 << 16):
             said += self._decoder.feed(data)
             if said and said[-1].kind == frames.DONE:
@@ -119,8 +128,10 @@ class Runner:
         if not data:
             ended = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             self.pid = 0
-        assert frames.READY == said[0].kind
-        heard = [(kind, json.loads(head), blob) for kind, head, blob in said[1:]]
+        kinds = [frame.kind for frame in said]
+        first = kinds.index(frames.READY) + 1
+        assert [frames.STANDING, frames.READY] == kinds[:first]
+        heard = [(kind, json.loads(head), blob) for kind, head, blob in said[first:]]
         return Answer(self._read(1), self._read(2), heard, ended)
 
     def _read(self, stream: int) -> str:

@@ -1,11 +1,11 @@
 import os
 import stat
-from types import SimpleNamespace
 
 import pytest
 from tests.unit.child import with_own_mounts
 
-from saggar.boundary.wallplan import Entry
+from saggar.boundary import syscalls as sys_
+from saggar.boundary.wallplan import Entry, WallPlan
 from saggar.guest import root
 
 
@@ -26,9 +26,15 @@ def source(tmp_path):
     return folder
 
 
+def plan_of(staging, *entries):
+    """A plan of which nothing else is asked."""
+    nothing = dict.fromkeys(WallPlan.__annotations__)
+    return WallPlan(**nothing | {"staging": str(staging), "entries": entries})
+
+
 def assembled(staging, entries, look):
     """What `look` finds in a root put together over `staging`."""
-    plan = SimpleNamespace(staging=str(staging), entries=entries)
+    plan = plan_of(staging, *entries)
 
     def inside():
         root.assemble(plan)
@@ -106,10 +112,10 @@ def test_a_bind_is_read_only_and_a_share_is_not_and_neither_has_power(
 
 
 def test_what_is_mounted_below_a_bind_comes_along_and_is_read_only_too(staging, source):
-    plan = SimpleNamespace(staging=str(staging), entries=[Entry("bind", "/at", str(source))])
+    plan = plan_of(staging, Entry("bind", "/at", str(source)))
 
     def inside():
-        root.sys_.mount("below", str(source / "hidden"), "tmpfs", 0)
+        sys_.mount("below", str(source / "hidden"), "tmpfs", 0)
         (source / "hidden" / "below").write_text("")
         root.assemble(plan)
         found = os.statvfs(staging / "at/hidden").f_flag

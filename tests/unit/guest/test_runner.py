@@ -159,6 +159,7 @@ def test_without_an_order_there_is_nothing_to_answer(tmp_path):
     with Runner(tmp_path) as runner:
         runner.channel.shutdown(socket.SHUT_WR)
 
+        assert frames.pack(frames.STANDING, b"{}") == runner.channel.recv(100)
         assert b"" == runner.channel.recv(1)
         assert 0 == os.waitstatus_to_exitcode(os.waitpid(runner.pid, 0)[1])
         runner.pid = 0
@@ -166,22 +167,19 @@ def test_without_an_order_there_is_nothing_to_answer(tmp_path):
 
 def test_an_order_that_comes_in_crumbs_is_followed(tmp_path):
     with Runner(tmp_path) as runner:
-        whole, runner.channel = runner.channel, Crumbs(runner.channel)
-        runner.send("print('whole')")
-        runner.channel = whole
+        runner.send("print('whole')", sendall=crumbs(runner.channel))
 
         assert "whole\n" == runner.answer().stdout
 
 
-class Crumbs:
-    """A channel that takes one byte at a time."""
+def crumbs(channel):
+    """A way to send one byte at a time."""
 
-    def __init__(self, channel):
-        self._channel = channel
-
-    def sendall(self, data):
+    def sendall(data):
         for byte in data:
-            self._channel.send(bytes([byte]))
+            channel.send(bytes([byte]))
+
+    return sendall
 
 
 def test_after_its_answer_a_runner_waits_to_be_killed(tmp_path):
