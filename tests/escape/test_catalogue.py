@@ -71,6 +71,7 @@ def test_forged_frames_are_frames():
         channel.VALUE,
         channel.ERROR,
         frames.DONE,
+        frames.STANDING,
     }
 
 

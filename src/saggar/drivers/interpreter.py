@@ -77,9 +77,10 @@ def _other(path: str) -> Interpreter:
             [path, "-I", "-S", "-c", _ASK], capture_output=True, timeout=20, check=True
         )
         executable, prefix, version, site = json.loads(answer.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as exc:
+        old = tuple(version) < (3, 11)
+    except (OSError, subprocess.SubprocessError, TypeError, ValueError) as exc:
         raise DriverUnavailable(f"{path} does not answer as a Python interpreter: {exc}") from exc
-    if tuple(version) < (3, 11):
+    if old:
         found = ".".join(map(str, version))
         raise DriverUnavailable(f"{path} is Python {found}; the runner inside needs 3.11 or later")
     return Interpreter(executable, prefix, tuple(version), tuple(site))

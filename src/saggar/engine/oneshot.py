@@ -53,7 +53,7 @@ async def run(process: Process, task: Task, plan: Plan, limits: Limits) -> Async
             for event in one.hear():
                 yield event
             one.look()
-        for event in (*one.hear(), *one.drain()):
+        for event in one.drain():
             yield event
         yield await one.finish()
     finally:
@@ -127,12 +127,12 @@ class _Run:
         """What has come over the wire, up to the frame that ends it."""
         # Once around and no further: a guest that never stops talking must not keep the loop here.
         for said in self.wire.read():
-            if isinstance(said, frames.Frame):
-                yield from self._frame(said)
-            else:
-                yield from self._output(*said)
+            yield from self._take(said)
             if "answered" in self.facts:
                 return
+
+    def _take(self, said: frames.Frame | tuple[Stream, bytes]) -> Iterator[Event]:
+        return self._frame(said) if isinstance(said, frames.Frame) else self._output(*said)
 
     def _output(self, stream: Stream, data: bytes) -> Iterator[Event]:
         kept = data[: max(0, self.limits.output - self.written)]
@@ -162,8 +162,8 @@ class _Run:
                 yield from self._take_display(frame.blob)
             case frames.ERROR:
                 self.facts["claimed_error"] = True
-                texts = (str(head.get(name, ""))[:MAX_TEXT] for name in ErrorInfo.model_fields)
-                self.error = ErrorInfo(**dict(zip(ErrorInfo.model_fields, texts, strict=True)))
+                texts = {name: _text(head.get(name, "")) for name in ErrorInfo.model_fields}
+                self.error = ErrorInfo(**texts)
             case frames.DONE:
                 self._take_done(head)
 
@@ -180,13 +180,14 @@ class _Run:
             return await anyio.to_thread.run_sync(decode_value, blob, media_type)
         except ValueError as exc:
             self.facts["claimed_error"] = True
-            self.error = ErrorInfo(type="InvalidValue", message=str(exc)[:MAX_TEXT])
+            self.error = ErrorInfo(type="InvalidValue", message=_text(exc))
             return None
 
     def _take_display(self, blob: bytes) -> Iterator[Event]:
         self.written += len(blob)
         self.displays += 1
-        bundle = {k: v for k, v in _json_object(blob).items() if isinstance(v, str)}
+        said = _json_object(blob).items()
+        bundle = {_writable(kind): _writable(text) for kind, text in said if isinstance(text, str)}
         if self.written > self.limits.output or self.displays > MAX_DISPLAYS:
             self.truncated = True
             self.kill("output_spent")
@@ -235,9 +236,9 @@ class _Run:
         self.process.kill()
 
     def drain(self) -> Iterator[Event]:
-        """The rest of what was written before the end; a survivor that writes on is cut off."""
-        for stream, data in self.wire.drain():
-            yield from self._output(stream, data)
+        """The rest of what came before the end; a survivor that goes on is cut off."""
+        for said in self.wire.drain():
+            yield from self._take(said)
             if self.truncated:
                 return
 
@@ -307,6 +308,16 @@ def _usage(wall: float, used: Reading, exit_: Exit | None) -> Usage:
         cpu = exit_.cpu if cpu is None else max(cpu, exit_.cpu or 0.0)
         memory = exit_.memory if memory is None else memory
     return Usage.model_construct(wall=wall, cpu=cpu, memory=memory, processes=used.processes)
+
+
+def _text(word: object) -> str:
+    """A word of a guest's, not too long."""
+    return _writable(str(word)[:MAX_TEXT])
+
+
+def _writable(text: str) -> str:
+    """JSON can spell half a character, which has no UTF-8 form and no place in a result."""
+    return text.encode(errors="replace").decode()
 
 
 def _json_object(text: bytes) -> dict[str, Any]:

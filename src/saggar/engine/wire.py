@@ -33,6 +33,7 @@ class Wire:
         self._unsent = memoryview(b"")
         self._stdin = memoryview(b"")
         self._wanted = selectors.EVENT_READ
+        self._connected = True
         self.garbled = False
         """What came over the channel was no frame: nothing that follows can be one."""
         self.exited = False
@@ -64,8 +65,10 @@ class Wire:
             if mask & selectors.EVENT_READ or key.fileobj is not self._process.channel:
                 yield from key.data()
 
-    def drain(self) -> Iterator[tuple[Stream, bytes]]:
-        """What is left in the pipes now; what the dead have written cannot grow any more."""
+    def drain(self) -> Iterator[Frame | tuple[Stream, bytes]]:
+        """What is left now; what the dead have said and written cannot grow any more."""
+        while self.exited and (data := self._receive()):
+            yield from self._frames(data)
         for stream, descriptor in (
             ("stdout", self._process.stdout),
             ("stderr", self._process.stderr),
@@ -91,17 +94,33 @@ class Wire:
             self._selector.unregister(descriptor)
 
     def _from_channel(self) -> Iterator[Frame]:
+        return self._frames(self._receive())
+
+    def _receive(self) -> bytes:
+        """Some of what the channel has now. When it has come to its end it is not asked again."""
+        if not self._connected:
+            return b""
         try:
             data = self._process.channel.recv(FRAMES)
-            if not data:
-                raise EOFError
-            yield from self._decoder.feed(data)
         except BlockingIOError:
-            return
-        except (OSError, EOFError, FrameError) as exc:
-            self.garbled = isinstance(exc, FrameError)
-            self._unsent = memoryview(b"")
-            self._selector.unregister(self._process.channel)
+            return b""
+        except OSError:
+            data = b""
+        if not data:
+            self._hang_up()
+        return data
+
+    def _frames(self, data: bytes) -> Iterator[Frame]:
+        try:
+            yield from self._decoder.feed(data)
+        except FrameError:
+            self.garbled = True
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._connected = False
+        self._unsent = memoryview(b"")
+        self._selector.unregister(self._process.channel)
 
     def _on_exit(self) -> Iterator[Frame]:
         self.exited = True
@@ -115,11 +134,10 @@ class Wire:
         except BlockingIOError:
             pass
         except OSError:
-            self._unsent = memoryview(
-                b""
-            )  # it closed its end; its exit, or its silence, will be judged
+            # It closed its end; its exit, or its silence, will be judged.
+            self._unsent = memoryview(b"")
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
-        if wanted != self._wanted and self._process.channel in self._selector.get_map():
+        if wanted != self._wanted and self._connected:
             self._selector.modify(self._process.channel, wanted, self._from_channel)
             self._wanted = wanted
 
