@@ -53,6 +53,8 @@ async def run(process: Process, task: Task, plan: Plan, limits: Limits) -> Async
             for event in one.hear():
                 yield event
             one.look()
+        if one.wire.exited:
+            process.kill()  # before what is left is read: nobody may go on adding to it
         for event in one.drain():
             yield event
         yield await one.finish()
@@ -145,6 +147,8 @@ class _Run:
 
     def _frame(self, frame: frames.Frame) -> Iterator[Event]:
         """One message from inside. Whatever it says, it changes value and text only."""
+        if "answered" in self.facts:
+            return  # the first end counts
         self.said += frames.HEADER.size + len(frame.head) + len(frame.blob)
         if self.said > self.limits.output + OVERHEAD:
             self.kill("output_spent")

@@ -67,8 +67,8 @@ class Wire:
 
     def drain(self) -> Iterator[Frame | tuple[Stream, bytes]]:
         """What is left now; what the dead have said and written cannot grow any more."""
-        while self.exited and (data := self._receive()):
-            yield from self._frames(data)
+        while self.exited and (said := self._receive()):
+            yield from self._frames(said)
         for stream, descriptor in (
             ("stdout", self._process.stdout),
             ("stderr", self._process.stderr),
