@@ -24,10 +24,13 @@ OPTIONS = ("-I", "-S", "-B", "-X", "utf8")
 _ASK = """
 import json, os, sys, sysconfig
 executable = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
-paths = {sysconfig.get_path(k, vars={"base": sys.base_prefix, "platbase": sys.base_exec_prefix})
-         for k in ("purelib", "platlib")}
+base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+schemes = {"posix_prefix", "posix_local", "deb_system"}.intersection(sysconfig.get_scheme_names())
+paths = {sysconfig.get_path(k, s, vars=base) for k in ("purelib", "platlib") for s in schemes}
 print(json.dumps([executable, sys.base_prefix, list(sys.version_info[:3]), sorted(paths)]))
 """
+SCHEMES = frozenset({"posix_prefix", "posix_local", "deb_system"})
+"""Where distributions put third-party packages: upstream's place, and Debian's two."""
 _GUEST = Path(__file__).parent.parent
 _PACKAGES = ("saggar.boundary", "saggar.guest")
 
@@ -64,7 +67,9 @@ def _ours() -> Interpreter:
     import sysconfig
 
     base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
-    site = {sysconfig.get_path(kind, vars=base) for kind in ("purelib", "platlib")}
+    schemes = SCHEMES.intersection(sysconfig.get_scheme_names())
+    kinds = ("purelib", "platlib")
+    site = {sysconfig.get_path(kind, scheme, vars=base) for kind in kinds for scheme in schemes}
     executable = getattr(sys, "_base_executable", "") or sys.executable
     version = sys.version_info[:3]
     return Interpreter(os.path.realpath(executable), sys.base_prefix, version, tuple(sorted(site)))

@@ -8,7 +8,7 @@ follows the misses; what is not asked for goes cold again.
 import select
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -30,25 +30,28 @@ RECYCLED = 5_000
 SERVERS = 8
 """Servers at once; the one asked longest ago makes room."""
 TRIES = 3
+Clock = Callable[[], float]
 
 
 class Pool:
     """The children of one server: those parked, the number of those at work, and the finished."""
 
-    def __init__(self, nursery: Nursery, fixed: int | None) -> None:
+    def __init__(self, nursery: Nursery, fixed: int | None, clock: Clock) -> None:
         self.nursery = nursery
+        self.clock = clock
         self.fixed = fixed
         self.wanted = FEWEST if fixed is None else fixed
         self.parked: deque[Process] = deque()
         self.finished: list[Process] = []
         self.working = 0
-        self.asked = self.missed = time.monotonic()
+        self.asked = self.missed = clock()
         self.retired = False
+        self.closed = False
         self.stirred = anyio.Event()
 
     def take(self) -> Process | None:
         """A parked child that is still alive, if there is one."""
-        self.asked = time.monotonic()
+        self.asked = self.clock()
         while self.parked:
             process = self.parked.popleft()
             if not _readable(process.exited):
@@ -64,6 +67,15 @@ class Pool:
         self.retired = True
         self.stirred.set()
 
+    def finish(self, process: Process) -> None:
+        """It has done its work. Whoever keeps the server buries it; after him nobody else would."""
+        self.working -= 1
+        if self.closed:
+            process.release()
+            return
+        self.finished.append(process)
+        self.stirred.set()
+
     def bury(self) -> None:
         """End what has finished: after its answer has left, and before anything new is begun."""
         while self.finished:
@@ -71,7 +83,8 @@ class Pool:
 
     def cool(self) -> None:
         """One child fewer, if nobody missed one lately."""
-        if self.fixed is None and time.monotonic() - self.missed > COOLING:
+        if self.fixed is None and self.clock() - self.missed > COOLING:
+            self.missed = self.clock()  # one at a time, however often we look
             self.wanted = max(FEWEST, self.wanted - 1)
         while len(self.parked) > (0 if self.retired else self.wanted):
             self.parked.popleft().release()
@@ -89,8 +102,11 @@ class Pool:
 class Warm:
     """All servers of one driver, by what their children were made for."""
 
-    def __init__(self, driver: Driver, tasks: TaskGroup, kept: int | None) -> None:
+    def __init__(
+        self, driver: Driver, tasks: TaskGroup, kept: int | None, clock: Clock = time.monotonic
+    ) -> None:
         self._driver = driver
+        self._clock = clock
         self._tasks = tasks
         self._kept = kept
         self._pools: dict[WarmKey, Pool] = {}
@@ -112,9 +128,7 @@ class Warm:
         try:
             yield process
         finally:
-            pool.working -= 1
-            pool.finished.append(process)
-            pool.stirred.set()
+            pool.finish(process)
 
     async def _take(
         self, key: WarmKey, policy: Policy, layers: Sequence[Layer]
@@ -156,7 +170,7 @@ class Warm:
     ) -> None:
         """A server's whole life: from its first child to the end of its last run."""
         async with self._driver.nursery(key, policy, layers) as nursery:
-            pool = Pool(nursery, self._kept)
+            pool = Pool(nursery, self._kept, self._clock)
             task_status.started(pool)
             try:
                 while nursery.alive and (pool.working or not pool.retired):
@@ -166,10 +180,10 @@ class Warm:
                     pool.bury()
                     await pool.refill()
                     pool.cool()
-                    if time.monotonic() - pool.asked > IDLE and not pool.working:
+                    if self._clock() - pool.asked > IDLE and not pool.working:
                         self._forget(pool)
             finally:
-                pool.retired = True
+                pool.retired = pool.closed = True
                 pool.bury()
                 pool.cool()
 
