@@ -60,11 +60,13 @@ def test_the_peak_outlives_the_child_that_needed_it():
         grandchild = int(child.ready())
         watch = TreeWatch([child.pid])
         assert eventually(lambda: watch.reading().memory > 40 * MIB)
+        most = watch.reading().memory
         os.kill(grandchild, signal.SIGKILL)
-        assert eventually(lambda: watch.reading().memory < 40 * MIB)
+        # How much is left depends on this very process, whose pages the parent shares.
+        assert eventually(lambda: watch.reading().memory < most - 30 * MIB)
         last = watch.reading()
 
-    assert last.peak > 40 * MIB
+    assert last.peak >= most > 40 * MIB
 
 
 def test_processor_time_counts_children_that_were_waited_for():
