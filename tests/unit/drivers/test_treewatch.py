@@ -48,18 +48,22 @@ def test_pages_shared_with_the_fork_server_are_counted_once():
 
 
 def test_the_peak_outlives_the_child_that_needed_it():
-    def hold():
-        block = touch(40 * MIB)
-        signal.pause()
-        return block
-
     def parent():
-        return fork_and_wait(hold)
+        touched, holds = os.pipe()
+
+        def hold():
+            block = touch(40 * MIB)
+            os.write(holds, b"!")
+            signal.pause()
+            return block
+
+        grandchild = fork_and_wait(hold)
+        os.read(touched, 1)
+        return grandchild
 
     with forked(parent) as child:
         grandchild = int(child.ready())
         watch = TreeWatch([child.pid])
-        assert eventually(lambda: watch.reading().memory > 40 * MIB)
         most = watch.reading().memory
         os.kill(grandchild, signal.SIGKILL)
         # How much is left depends on this very process, whose pages the parent shares.
