@@ -7,7 +7,8 @@ somebody's package is less trusted than the host.
 """
 
 import struct
-from collections import namedtuple
+
+from saggar.boundary.parts import Parts
 
 PARK, PARKED, GONE, FAILED, REMOVE = range(1, 6)
 
@@ -17,13 +18,22 @@ MAX_RECORD = 16_384
 DESCRIPTORS = ("channel", "stdin", "stdout", "stderr", "work", "process", "space", "init")
 """What comes with `PARKED`, in this order; the last two are missing on the landlock rung."""
 
-Record = namedtuple("Record", "kind serial status cpu memory text")
-Record.__doc__ = """
-kind, serial of the child, and for `GONE` its wait status, CPU seconds and peak resident bytes; for
-`PARK` the status says whether its run is waiting already.
 
-`text` is why, for `FAILED`, and for `PARKED` the work folder as the child calls it.
-"""
+class Record(Parts):
+    """One message, whichever way it goes."""
+
+    __slots__ = ()
+    kind: int
+    serial: int
+    """Of the child."""
+    status: int
+    """Its wait status, for `GONE`; for `PARK`, whether its run is waiting already."""
+    cpu: float
+    """Seconds, for `GONE`."""
+    memory: int
+    """The peak of its resident bytes, for `GONE`."""
+    text: str
+    """Why, for `FAILED`; for `PARKED` the work folder as the child calls it."""
 
 
 def pack(  # noqa: PLR0913, PLR0917 - the fields of the record

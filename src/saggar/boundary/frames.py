@@ -7,8 +7,12 @@ the host unmarshals nothing that a guest wrote.
 """
 
 import struct
-from collections import namedtuple
-from collections.abc import Iterator
+
+from saggar.boundary.parts import Parts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VERSION = 1
 TASK, READY, DISPLAY, VALUE, ERROR, DONE, STANDING = range(1, 8)
@@ -26,8 +30,13 @@ class FrameError(ValueError):
     """What came over the channel is not a frame of this version, or is larger than allowed."""
 
 
-Frame = namedtuple("Frame", "kind head blob")
-Frame.__doc__ = """One message: its kind, its encoded head and the bytes that travel beside it."""
+class Frame(Parts):
+    """One message: its kind, its encoded head and the bytes that travel beside it."""
+
+    __slots__ = ()
+    kind: int
+    head: bytes
+    blob: bytes
 
 
 def pack(kind: int, head: bytes = b"", blob: bytes = b"") -> bytes:
@@ -49,7 +58,7 @@ class Decoder:
         self._buffer = bytearray()
         self._max_blob = max_blob
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes) -> "Iterator[Frame]":
         """Take what was read; give every frame that is complete now."""
         self._buffer += data
         while (frame := self._next()) is not None:

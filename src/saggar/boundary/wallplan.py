@@ -6,26 +6,48 @@ a fork server more than building its walls does.
 """
 
 import marshal
-from collections import namedtuple
+
+from saggar.boundary.parts import Parts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
 
 INNER_UID = 1000
 """The user id that guest code sees, whatever the host uses for it."""
 
-Entry = namedtuple("Entry", "kind target source", defaults=("",))
-Entry.__doc__ = """
-One thing in the read-only root: what stands at `target`.
 
-kind `bind` (`source` is the host's path), `share` (the same, writable), `device` (a node of the
-host's /dev), `link` (`source` is what it says), `file` (`source` is its content) or `hide` (an
-empty directory over it).
-"""
+class Entry(Parts):
+    """One thing in the read-only root: what stands at `target`."""
 
-Landlock = namedtuple("Landlock", "fs net scoped rules size flags")
-Landlock.__doc__ = """
-The rights Landlock takes away, and the `(path, rights)` pairs that get some back.
+    __slots__ = ()
+    kind: str
+    """
+    `bind`, `share` (the same, writable), `device` (a node of the host's /dev), `link`, `file`, or
+    `hide` (an empty directory over it).
+    """
+    target: str
+    source: str
+    """The host's path; of a link, what it says; of a file, its content."""
 
-`size`: how many bytes of the ruleset's description this kernel knows; `flags`: for restricting.
-"""
+    def __new__(cls, kind: str, target: str, source: str = "") -> "Self":
+        """What is hidden has no source."""
+        return super().__new__(cls, kind, target, source)
+
+
+class Landlock(Parts):
+    """The rights Landlock takes away, and those that are given back."""
+
+    __slots__ = ()
+    fs: int
+    net: int
+    scoped: int
+    rules: "list[tuple[str, int]]"
+    """Path and rights."""
+    size: int
+    """How many bytes of the ruleset's description this kernel knows."""
+    flags: int
+    """For restricting."""
 
 
 class WallPlan:

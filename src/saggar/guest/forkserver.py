@@ -63,22 +63,24 @@ class ForkServer:
             self._walls = JailWalls(plan)
             self._home = Home(plan.network)
 
-    def serve(self) -> None:
-        """Until the host, or the guard it left outside, is gone."""
+    def open(self) -> None:
+        """Begin to listen."""
         signals.pthread_sigmask(signals.SIG_BLOCK, {signals.SIGCHLD})
-        deaths = sys_.signal_descriptor(signals.SIGCHLD)
-        watched = select.poll()
-        for fd in (self._control.fileno(), *self._masters, deaths):
-            watched.register(fd, select.POLLIN)
-        while True:
-            ready = {fd for fd, _ in watched.poll()}
-            if ready.intersection(self._masters):
-                os._exit(0)
-            if deaths in ready:
-                os.read(deaths, 4096)
-                self._reap()
-            if self._control.fileno() in ready:
-                self._obey()
+        self._deaths = sys_.signal_descriptor(signals.SIGCHLD)
+        self._watched = select.poll()
+        for fd in (self._control.fileno(), *self._masters, self._deaths):
+            self._watched.register(fd, select.POLLIN)
+
+    def serve(self) -> None:
+        """Do what is asked next. Ends us when the host, or the guard it left outside, is gone."""
+        ready = {fd for fd, _ in self._watched.poll()}
+        if ready.intersection(self._masters):
+            os._exit(0)
+        if self._deaths in ready:
+            os.read(self._deaths, 4096)
+            self._reap()
+        if self._control.fileno() in ready:
+            self._obey()
 
     def _obey(self) -> None:
         data = self._receive()
@@ -275,7 +277,13 @@ def main(words: list[str]) -> None:
     except BaseException as exc:  # the edge: the host reports it
         os.write(CONTROL, ctl.pack(ctl.FAILED, 0, text=ctl.reason(exc)))
         os._exit(1)
+    gc.disable()
+    gc.freeze()
+    server.open()
+    server.serve()  # somebody waits for the first child; what the others are to find comes after it
+    program.fill()
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
-    gc.disable()
-    server.serve()
+    while True:
+        server.serve()

@@ -11,9 +11,7 @@ import builtins
 import gc
 import os
 import sys
-import threading
 import types
-from collections.abc import Callable
 
 from saggar.boundary import frames
 from saggar.boundary import syscalls as sys_
@@ -37,7 +35,11 @@ REPRESENTATIONS = (
     ("_repr_json_", "application/json"),
 )
 
-Tell = Callable[..., None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Tell = Callable[..., None]
 
 
 class Outcome:
@@ -64,6 +66,11 @@ def furnish() -> None:
     flush()
 
 
+def fill() -> None:
+    """Import what many programs import, once for all children."""
+    import threading  # noqa: F401
+
+
 def rehearse(order: Order) -> None:
     """Run a program in this interpreter that leaves nothing."""
     outcome = Outcome()
@@ -74,7 +81,7 @@ def rehearse(order: Order) -> None:
     reseed()
 
 
-def run(order: Order, tell: Tell) -> tuple[int, str]:
+def run(order: Order, tell: "Tell") -> tuple[int, str]:
     """
     Run the order's code to the end of its threads and exit handlers.
 
@@ -85,9 +92,9 @@ def run(order: Order, tell: Tell) -> tuple[int, str]:
     main = new_main(order, tell)
     guarded(lambda: body(order, main, tell), order, tell, outcome)
     # As an interpreter ends: threads first, then exit handlers, then what is still buffered.
-    shutdown, exits = threading._shutdown, atexit._run_exitfuncs  # type: ignore[attr-defined] # noqa: SLF001
-    guarded(shutdown, order, tell, outcome)
-    guarded(exits, order, tell, outcome)
+    if (threading := sys.modules.get("threading")) is not None:
+        guarded(lambda: threading._shutdown(), order, tell, outcome)  # noqa: SLF001, PLW0108 - looked up there
+    guarded(atexit._run_exitfuncs, order, tell, outcome)  # noqa: SLF001
     guarded(lambda: tear_down(main), order, tell, outcome)
     flush()
     if os.getpid() != outcome.process:
@@ -97,7 +104,8 @@ def run(order: Order, tell: Tell) -> tuple[int, str]:
 
 def tear_down(main: types.ModuleType) -> None:
     """What the program still holds goes, and no file that it left open loses its end."""
-    if threading.active_count() == 1:  # or somebody would stumble over what is gone
+    threading = sys.modules.get("threading")
+    if threading is None or threading.active_count() == 1:  # or somebody stumbles over what is gone
         for name in [name for name in main.__dict__ if name != "__builtins__"]:
             main.__dict__[name] = None
     for thing in gc.get_objects():
@@ -113,7 +121,7 @@ def refused(exc: BaseException) -> str:
     return REFUSALS.get(exc.errno or 0, "") if isinstance(exc, OSError) else ""
 
 
-def new_main(order: Order, tell: Tell) -> types.ModuleType:
+def new_main(order: Order, tell: "Tell") -> types.ModuleType:
     """The main module and its surroundings, as the program expects to find them."""
     builtins.display = lambda *things: show(things, order, tell)  # type: ignore[attr-defined]
     sys.argv[:] = [order.filename, *order.args]
@@ -133,7 +141,7 @@ def reseed() -> None:
         numpy_random.seed()
 
 
-def body(order: Order, main: types.ModuleType, tell: Tell) -> None:
+def body(order: Order, main: types.ModuleType, tell: "Tell") -> None:
     """The code itself, then its value or its entry function's answer where one is wanted."""
     filename = str(main.__file__)
     if order.entry is not None:
@@ -180,7 +188,7 @@ def call_entry(order: Order, entry: str, main: types.ModuleType, filename: str) 
     return answer
 
 
-def report(value: object, order: Order, tell: Tell) -> None:
+def report(value: object, order: Order, tell: "Tell") -> None:
     """The value as JSON; as its repr where JSON cannot say it and nobody relies on the type."""
     import json
 
@@ -193,7 +201,7 @@ def report(value: object, order: Order, tell: Tell) -> None:
     tell(frames.VALUE, fitting(blob, order, "value"), media_type=media)
 
 
-def show(things: tuple[object, ...], order: Order, tell: Tell) -> None:
+def show(things: tuple[object, ...], order: Order, tell: "Tell") -> None:
     """`display(...)`: every representation an object offers, as a mime bundle."""
     import json
 
@@ -231,7 +239,7 @@ def fitting(blob: bytes, order: Order, what: str) -> bytes:
     return blob
 
 
-def guarded(step: Callable[[], object], order: Order, tell: Tell, outcome: Outcome) -> None:
+def guarded(step: "Callable[[], object]", order: Order, tell: "Tell", outcome: Outcome) -> None:
     """One step of the program's life; what it raises becomes an exit code and an error frame."""
     try:
         step()

@@ -8,9 +8,12 @@ the kernel takes for them and nothing else. script.S says what the bytes below d
 
 import ctypes
 import os
-from collections.abc import Callable
 
 from saggar.boundary import syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CODE = {
     "x86_64": bytes.fromhex(
@@ -90,7 +93,7 @@ class Script:
             raise OSError(number, f"{os.strerror(number)} in {name}({said})")
 
 
-def executable(code: bytes) -> Callable[..., int]:
+def executable(code: bytes) -> "Callable[..., int]":
     """The code as a function of (table, count)."""
     address = syscalls.executable_memory(code)
     kind = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_void_p, ctypes.c_long)

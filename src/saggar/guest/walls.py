@@ -153,15 +153,16 @@ class JailWalls:
         """Landlock, then the system call filter: what is left to do needs nothing they take."""
         add = self._script.add
         if self._plan.landlock is not None:
-            fs, net, scoped, rules, size, flags = self._plan.landlock
-            add("landlock_create_ruleset", struct.pack("3Q", fs, net, scoped), size, 0)
-            for path, rights in rules:
+            taken = self._plan.landlock
+            ruleset = struct.pack("3Q", taken.fs, taken.net, taken.scoped)
+            add("landlock_create_ruleset", ruleset, taken.size, 0)
+            for path, rights in taken.rules:
                 if os.path.exists(path):
                     allowed = rights if os.path.isdir(path) else rights & sys_.FILE_RIGHTS
                     self._open(path.encode(), os.O_PATH)
                     add("landlock_add_rule", RULESET, 1, struct.pack("=Qi", allowed, RULE), 0)
                     add("close", RULE)
-            add("landlock_restrict_self", RULESET, flags)
+            add("landlock_restrict_self", RULESET, taken.flags)
         self._filter = ctypes.create_string_buffer(self._plan.inner_filter)
         length = len(self._plan.inner_filter) // 8
         program = struct.pack("HxxxxxxQ", length, ctypes.addressof(self._filter))

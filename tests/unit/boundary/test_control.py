@@ -10,12 +10,12 @@ from saggar.boundary import control as ctl
 
 RECORDS = st.builds(
     ctl.Record,
-    kind=st.sampled_from([ctl.PARK, ctl.PARKED, ctl.GONE, ctl.FAILED, ctl.REMOVE]),
-    serial=st.integers(0, 2**32 - 1),
-    status=st.integers(-(2**31), 2**31 - 1),
-    cpu=st.floats(0, 1e9),
-    memory=st.integers(0, 2**64 - 1),
-    text=st.text(max_size=100),
+    st.sampled_from([ctl.PARK, ctl.PARKED, ctl.GONE, ctl.FAILED, ctl.REMOVE]),
+    st.integers(0, 2**32 - 1),
+    st.integers(-(2**31), 2**31 - 1),
+    st.floats(0, 1e9),
+    st.integers(0, 2**64 - 1),
+    st.text(max_size=100),
 )
 
 

@@ -13,9 +13,9 @@ LARGEST = 300
 FRAMES = st.lists(
     st.builds(
         Frame,
-        kind=st.sampled_from(sorted(KINDS)),
-        head=st.binary(max_size=40),
-        blob=st.binary(max_size=LARGEST),
+        st.sampled_from(sorted(KINDS)),
+        st.binary(max_size=40),
+        st.binary(max_size=LARGEST),
     ),
     max_size=6,
 )
