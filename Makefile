@@ -4,15 +4,18 @@
 UV      := scripts/uv
 BIN     := .venv/bin
 READY   := .venv/.ready
-SUITES  := $(wildcard tests/unit tests/integration tests/conformance tests/escape tests/chaos)
+SUITES  := $(wildcard tests/unit tests/integration tests/conformance tests/escape tests/chaos \
+	tests/containers)
 COVER   := --cov --cov-report=term --cov-report=html --cov-report=xml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run test test-unit test-integration test-fast test-coverage escape bench \
-	bench-smoke docs check quality-check lint lint-fix format format-check types imports clean
+.PHONY: help setup dev run test test-unit test-integration test-containers test-fast test-coverage \
+	escape bench bench-smoke base-images build-runners build-runner-python build-runner-node \
+	build-runner-go build-generator-orval docs check quality-check lint lint-fix format format-check \
+	types imports clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-17s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' Makefile
 
 $(READY): pyproject.toml uv.lock
 	$(UV) sync --all-groups --compile-bytecode $(if $(CI),--locked)
@@ -38,6 +41,9 @@ test-fast: setup ## unit tests, quiet, stop at the first failure
 test-integration: setup ## the rooms together
 	$(BIN)/python -m pytest tests/integration
 
+test-containers: setup ## with a container engine: the runners, the docker driver
+	$(BIN)/python -m pytest tests/containers
+
 escape: setup ## attacks on the walls
 	$(BIN)/python -m pytest tests/escape
 
@@ -46,6 +52,20 @@ bench: setup ## the numbers, beside what one would use instead
 
 bench-smoke: setup ## the same code paths, a few runs each
 	$(BIN)/saggar bench --smoke
+
+base-images: ## bases of Debian packages, for where no image registry can be reached
+	scripts/base-images
+
+build-runners: build-runner-python build-runner-node build-runner-go ## saggar/runner-*
+
+build-runner-python: ## saggar/runner-python
+	scripts/build-image python
+build-runner-node: ## saggar/runner-node
+	scripts/build-image node
+build-runner-go: ## saggar/runner-go, and saggar/runner-go:build to make others of
+	scripts/build-image go
+build-generator-orval: ## saggar/generator-orval: OpenAPI in, a TypeScript client out
+	scripts/build-image orval
 
 docs: setup ## the pages as HTML in build/docs; fails on a broken link
 	$(BIN)/python scripts/docs.py build/docs

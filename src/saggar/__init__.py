@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 # Names load when they are first used: `import saggar` costs next to nothing.
 _HOMES = {
+    "Command": "saggar.model.program",
     "Display": "saggar.model.result",
     "DriverUnavailable": "saggar.errors",
     "Environment": "saggar.model.environment",
@@ -42,6 +43,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Command",
     "Display",
     "DriverUnavailable",
     "Environment",
@@ -88,7 +90,7 @@ if TYPE_CHECKING:
     from saggar.model.environment import Environment, Mount
     from saggar.model.limits import Limits
     from saggar.model.policy import Network, Policy, Rung
-    from saggar.model.program import Program
+    from saggar.model.program import Command, Program
     from saggar.model.result import Display, Result, Status
     from saggar.model.task import File, Task
     from saggar.platform import Platform, run

@@ -7,17 +7,50 @@ imported only when there are some: a single run does without.
 """
 
 import os
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_core import from_json
 
 from saggar.errors import InvalidTask, PlatformError, UsageError
+from saggar.model.limits import Limits
 from saggar.model.policy import Policy
+from saggar.model.quantity import parse_count
 from saggar.model.value import Value
 
 PREFIX: Final = "SAGGAR_"
+NOT_OURS: Final = frozenset(
+    f"{PREFIX}{name}" for name in ("CONFORMANCE", "ESCAPE_SECRET", "LEFT", "SCENE")
+)
+"""Names that the suites in `saggar.testing` give to the programs they run; they set nothing."""
+MOST_WARM: Final = 1024
+
+
+def _warm(kept: object) -> object:
+    wanted = f"must be 'auto' or a whole number up to {MOST_WARM}, found {kept!r:.60}"
+    if kept == "auto":
+        return kept
+    try:
+        number = parse_count(kept)
+    except ValueError:
+        raise ValueError(wanted) from None
+    if number > MOST_WARM:
+        raise ValueError(wanted)
+    return number
+
+
+def _absolute(path: Path) -> Path:
+    # A relative one would be another folder wherever one happens to stand.
+    if not path.is_absolute():
+        raise ValueError(f"must be an absolute path, found {str(path)!r:.60}")
+    return path
+
+
+_Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Settings(Value):
@@ -32,11 +65,15 @@ class Settings(Value):
     Modules that an environment may have preloaded where there is a ceiling; without one whoever
     asks decides. They are imported by the fork server, which has the power to build walls.
     """
-    warm: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
+    image: str = "saggar/runner-python:latest"
+    """The image of containers for which none is named."""
+    runtime: str = ""
+    """What the container engine builds walls with ("runsc"); empty is the engine's own choice."""
+    warm: Annotated[int | Literal["auto"], BeforeValidator(_warm)] = "auto"
     """How many children are kept parked; "auto" follows the load."""
-    cache_dir: Path | None = None
+    cache_dir: _Folder | None = None
     """Where layers are kept. None: a folder of the user's."""
-    runtime_dir: Path | None = None
+    runtime_dir: _Folder | None = None
     """Where sockets, locks and leases of this boot are kept. None: a folder of the user's."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
 
@@ -46,11 +83,16 @@ def load() -> Settings:
     Settings from the environment: SAGGAR_DRIVER, SAGGAR_CEILING__LIMITS__MEMORY and so on.
 
     Raises:
-        UsageError: A variable has a value that does not fit.
+        UsageError: A variable has a value that does not fit, or a name that no setting has: a
+            ceiling that was misspelled would be no ceiling.
     """
-    if not any(name.upper().startswith(PREFIX) for name in os.environ):
+    said = {name.upper(): name for name in os.environ if name.upper().startswith(PREFIX)}
+    if not said:
         return Settings()
-    from pydantic_settings import BaseSettings, SettingsConfigDict
+    known = dict(_variables(Settings, PREFIX))
+    for name in sorted(said.keys() - known.keys() - NOT_OURS):
+        raise UsageError(_unknown(said[name], known))
+    from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
     class FromEnvironment(BaseSettings, Settings):
         model_config = SettingsConfigDict(
@@ -59,8 +101,56 @@ def load() -> Settings:
 
     try:
         return Settings(**dict(FromEnvironment()))
-    except ValidationError as exc:
-        raise UsageError(str(InvalidTask.from_validation(exc))) from None
+    except InvalidTask as exc:
+        raise UsageError(_respelled(str(exc), said)) from None
+    except SettingsError:
+        raise UsageError(_not_json(said, known)) from None
+
+
+def _variables(model: type[Value], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Every variable that is read for a field of `model`, and the type of what it says."""
+    for field, described in model.model_fields.items():
+        kind = described.annotation
+        yield (name := f"{prefix}{field.upper()}"), kind
+        for inner in (kind, *get_args(kind)):
+            if isinstance(inner, type) and issubclass(inner, Value):
+                yield from _variables(inner, f"{name}__")
+
+
+def _unknown(name: str, known: dict[str, Any]) -> str:
+    from difflib import get_close_matches
+
+    # Without what all of them begin with: it would make any two alike.
+    names = [other.removeprefix(PREFIX) for other in known]
+    if near := get_close_matches(name.upper().removeprefix(PREFIX), names, n=1):
+        return f"no setting is named {name}; did you mean {PREFIX}{near[0]}?"
+    return f"no setting is named {name}; there are: {', '.join(n for n in known if '__' not in n)}"
+
+
+def _not_json(said: dict[str, str], known: dict[str, Any]) -> str:
+    """Which of the variables that are read as JSON is none: the parser names the outermost only."""
+    for name in sorted(said.keys() & known.keys()):
+        text = os.environ[said[name]]
+        try:
+            if known[name] is Limits or get_origin(known[name]) in (tuple, frozenset):
+                from_json(text)
+        except ValueError:
+            example = '{"wall": "5s"}' if known[name] is Limits else '["one", "other"]'
+            return f"{said[name]}: must be JSON such as {example}, found {text!r:.60}"
+    return f"{', '.join(sorted(said.values()))}: not readable"
+
+
+def _respelled(complaint: str, said: dict[str, str]) -> str:
+    """What the model says of its fields, said of the variables they came from."""
+
+    def variable(found: re.Match[str]) -> str:
+        path, below = found[1].split("."), list[str]()
+        while len(path) > 1 and f"{PREFIX}{'__'.join(path)}".upper() not in said:
+            below.insert(0, path.pop())
+        inside = f"{'.'.join(below)}: " if below else ""
+        return f"{PREFIX}{'__'.join(path)}: ".upper() + inside
+
+    return re.sub(r"\bsettings\.([a-z0-9_.]+): ", variable, complaint)
 
 
 def cache_dir(settings: Settings | None = None) -> Path:
@@ -68,6 +158,7 @@ def cache_dir(settings: Settings | None = None) -> Path:
     The folder for what could be built again, made if it is missing.
 
     Raises:
+        UsageError: HOME is not an absolute path.
         PlatformError: It cannot be made.
     """
     path = (settings and settings.cache_dir) or _default_cache_dir()
@@ -91,7 +182,13 @@ def runtime_dir(settings: Settings | None = None) -> Path:
 def _default_cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The specification has a relative path ignored.
-    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "saggar"
+    path = base if os.path.isabs(base) else os.path.expanduser("~/.cache")
+    if not os.path.isabs(path):
+        raise UsageError(
+            f"HOME must be an absolute path, found {os.environ.get('HOME', '')!r:.60};"
+            " or name a folder in SAGGAR_CACHE_DIR"
+        )
+    return Path(path) / "saggar"
 
 
 def _default_runtime_dir() -> Path:

@@ -133,6 +133,55 @@ class GuestError(SaggarError):
         return type(self), (self.result, str(self))
 
 
+class InvalidInput(InvalidTask):
+    """input validation failed"""
+
+    code = "invalid-input"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"input validation failed: {problem}")
+        self.problem = problem
+        """What about the input is not allowed, with the JSON pointer to it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problem,)
+
+
+class _Execution(GuestError):
+    """a typed function did not answer as it should"""
+
+    code = "execution"
+    _prefix: ClassVar[str]
+
+    def __init__(self, result: Any, problem: str) -> None:
+        super().__init__(result, f"{self._prefix} {problem}")
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.result, self.problem)
+
+
+class ExecutionFailed(_Execution):
+    """the function raised, crashed or met a limit"""
+
+    code = "execution-failed"
+    _prefix = "execution failed:"
+
+
+class ExecutionTimeout(_Execution, TimeoutError):
+    """the function took too long"""
+
+    code = "execution-timeout"
+    _prefix = "execution timed out after"
+
+
+class InvalidOutput(_Execution):
+    """what the function answered is not what its schema says"""
+
+    code = "invalid-output"
+    _prefix = "output validation failed:"
+
+
 class _Rejection(Protocol):
     """What is used of pydantic's `ValidationError`: importing this file must not load pydantic."""
 
@@ -172,7 +221,7 @@ def _nearest(name: str, names: list[str]) -> str:
     # difflib takes milliseconds to import, and most processes never see a misspelled name.
     from difflib import get_close_matches
 
-    near = get_close_matches(name, names, n=1)
+    near = get_close_matches(str(name), names, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

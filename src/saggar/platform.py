@@ -12,22 +12,31 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import anyio
+import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 from pydantic import ValidationError
 
 from saggar import registry
 from saggar.config import Settings, cache_dir
-from saggar.drivers.base import Driver
+from saggar.drivers.base import Driver, Process
 from saggar.drivers.interpreter import find
 from saggar.engine import oneshot
 from saggar.engine.warm import Warm
-from saggar.errors import InvalidTask, PlatformError, PolicyDenied, SandboxBroken
+from saggar.errors import (
+    InvalidTask,
+    NotFound,
+    PlatformError,
+    PolicyDenied,
+    SandboxBroken,
+    UsageError,
+)
 from saggar.model.environment import Environment
 from saggar.model.event import Event, Finished, Started, afold
-from saggar.model.limits import Limits
+from saggar.model.limits import LIMIT_NAMES, Limits
 from saggar.model.plan import Capabilities, Layer, Plan, WarmKey
 from saggar.model.policy import Policy
 from saggar.model.program import Code, Command, Program
@@ -35,6 +44,9 @@ from saggar.model.result import Result, Status
 from saggar.model.task import File, Task
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from saggar.engine.build import Site
     from saggar.environments.store import Store
 
 CLOSED = Policy()
@@ -85,14 +97,17 @@ class Platform:
         self._store: Store | None = None
         self._drivers: dict[str, Driver] = {}
         self._warm: dict[str, Warm] = {}
+        self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
         self._stack.callback(self._close_drivers)
-        self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._stack.callback(self._tasks.cancel_scope.cancel)
+        tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(tasks.cancel_scope.cancel)
+        self._tasks = tasks
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self._tasks = None
         await self._stack.aclose()
 
     async def run(
@@ -102,7 +117,7 @@ class Platform:
         Run `code` in a fresh sandbox and wait for its end.
 
         Args:
-            code: Source text, a `Program`, or a whole `Task`, which no task option can change.
+            code: Source text, a `Program`, or a whole `Task`; what is said beside it goes first.
             options: Those of `saggar.Task`, and `policy`, `limits`, `driver`.
 
         Returns:
@@ -120,22 +135,72 @@ class Platform:
         self, code: str | bytes | Code | Program | Task, **options: Unpack[RunOptions]
     ) -> AsyncGenerator[Event]:
         """What happens during a run, as it happens; `run` is its sum, and raises the same."""
+        _refuse_unknown(options)
         where = {name: options.pop(name, None) for name in Where.__annotations__}  # type: ignore[misc]
         task = _task(code, options)
         policy = self._policy(where["policy"], where["limits"])
         policy.admit(task)
         self._admit_preload(task.program.environment)
-        plan = registry.language(_language(task))().plan(task)
-        warm = await self._warm_of(where["driver"] or self._settings.driver)
-        environment = task.program.environment
-        layers = await self._layers(environment)
-        key = _key(environment, policy)
+        plan = registry.language(_language(task))().plan(task, policy.limits)
+        name = where["driver"] or self._settings.driver
         try:
-            async with aclosing(self._tries(warm, key, policy, layers, task, plan)) as events:
+            async with aclosing(self._steps(name, policy, task, plan)) as events:
                 async for event in events:
                     yield event
         except OSError as exc:  # no descriptors, no memory: ours to lack, not the guest's doing
             raise PlatformError(f"this machine has no room for a run now: {exc}") from exc
+
+    async def _steps(
+        self, driver: str, policy: Policy, task: Task, plan: Plan
+    ) -> AsyncGenerator[Event]:
+        """What a plan needs is found and made; then it is executed."""
+        warm = await self._warm_of(driver)
+        environment = _imaged(task.program.environment, self._driver(driver), plan)
+        layers = await self._layers(environment)
+        key = _key(environment, policy)
+        if plan.runtime is not None:
+            from saggar.engine import build
+
+            ready = None
+            site = self._site(driver, warm, environment, policy)
+            async with aclosing(build.prepared(plan, site)) as steps:
+                async for step in steps:
+                    if isinstance(step, build.Ready):
+                        ready = step
+                    else:
+                        yield step
+            if ready is None:
+                return  # it does not compile, and the events have said so
+            plan, layers = ready.plan, (*layers, *ready.layers)
+            key = _layered(key, ready.layers)
+        events = self._tries(warm, key, policy, layers, task, plan)
+        if plan.answers:
+            from saggar.engine.answer import answered
+            from saggar.model.protocol import LARGEST
+
+            events = answered(events, min(policy.limits.output, LARGEST))
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    def _site(self, driver: str, warm: Warm, environment: Environment, policy: Policy) -> "Site":
+        """Where a compiler runs: as the program will, with nothing of what is only the task's."""
+        from saggar.engine import build
+
+        bare = environment.replace(packages=(), preload=(), mounts=(), host_packages=False)
+
+        def execute(
+            task: Task, plan: Plan, walls: Policy, layers: Sequence[Layer]
+        ) -> AsyncGenerator[Event]:
+            key = _layered(_key(bare, walls), layers)
+            return self._tries(warm, key, walls, layers, task, plan)
+
+        return build.Site(
+            cache=cache_dir(self._settings),
+            policy=build.around(policy, self._settings.ceiling),
+            execute=execute,
+            image=_foreign(self._driver(driver), environment),
+        )
 
     async def _tries(  # noqa: PLR0913, PLR0917 - what to run, and where
         self,
@@ -152,7 +217,7 @@ class Platform:
             try:
                 async with (
                     warm.child(key, policy, layers) as process,
-                    aclosing(oneshot.run(process, task, plan, policy.limits)) as events,
+                    aclosing(_run(process, task, plan, policy.limits, layers)) as events,
                 ):
                     async for event in events:
                         started = started or isinstance(event, Started)
@@ -191,7 +256,10 @@ class Platform:
         found: Counter[str] = Counter()
         for name in registry.drivers():
             found.update(self._driver(name).sweep())
-        return {**found, "layers": len(self._layers_of().gc())}
+        from saggar.environments.programs import Programs
+
+        programs = Programs(cache_dir(self._settings)).gc()
+        return {**found, "layers": len(self._layers_of().gc()), "programs": programs}
 
     async def probe(self) -> dict[str, Capabilities]:
         """What each driver can enforce on this machine."""
@@ -220,7 +288,9 @@ class Platform:
             )
 
     def _policy(self, policy: Policy | None, limits: Limits | Mapping[str, Any] | None) -> Policy:
-        wanted = policy or CLOSED
+        wanted = CLOSED if policy is None else policy
+        if not isinstance(wanted, Policy):
+            raise InvalidTask(f"policy: wanted a saggar.Policy, found {wanted!r:.60}")
         if limits is not None:
             wanted = wanted.replace(limits=_limits(limits))
         ceiling = self._settings.ceiling
@@ -234,6 +304,10 @@ class Platform:
 
     async def _warm_of(self, name: str) -> Warm:
         if name not in self._warm:
+            if self._tasks is None:
+                raise UsageError(
+                    "this platform is not open; use `async with saggar.Platform() as platform:`"
+                )
             driver, kept = self._driver(name), self._settings.warm
             if not driver.warm:
                 kept = 0  # a child of its is used as soon as it stands, or not made
@@ -246,11 +320,23 @@ def _task(code: Any, options: Any) -> Task:
         return Task.of(code, **options)
     except ValidationError as exc:
         raise InvalidTask.from_validation(exc, Task.model_fields) from None
+    except TypeError as exc:  # None or a number where there may be several of something
+        raise InvalidTask(f"task: {exc}") from None
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    for name in options.keys() - RunOptions.__annotations__.keys():
+        if name in LIMIT_NAMES or name == "timeout":
+            limit = "wall" if name == "timeout" else name
+            raise InvalidTask(f"{name} is a limit: limits={{{limit!r}: {options[name]!r}}}")
+        raise NotFound.among("option", name, RunOptions.__annotations__)
 
 
 def _limits(limits: Limits | Mapping[str, Any]) -> Limits:
     if isinstance(limits, Limits):
         return limits
+    if not isinstance(limits, Mapping):
+        raise InvalidTask(f"limits: wanted such as {{'wall': '5s'}}, found {limits!r:.60}")
     try:
         return Limits(**limits)
     except ValidationError as exc:
@@ -274,9 +360,44 @@ def _key(environment: Environment, policy: Policy) -> WarmKey:
         network=policy.network,
         mounts=mounts,
         root=environment.root,
+        image=environment.image or "",
         rung=policy.isolation,
         host_packages=environment.host_packages,
     )
+
+
+def _layered(key: WarmKey, layers: Sequence[Layer]) -> WarmKey:
+    """The key of a child that sees these layers as well."""
+    shown = [f"{layer.path} at {layer.target}" for layer in layers]
+    return replace(key, environment="\n".join([key.environment, *shown])) if shown else key
+
+
+def _imaged(environment: Environment, driver: Driver, plan: Plan) -> Environment:
+    """The environment, with the image that has the runtime where none was named."""
+    if environment.image or plan.runtime is None or _narrows(driver):
+        return environment
+    return environment.replace(image=plan.runtime.image)
+
+
+def _narrows(driver: Driver) -> bool:
+    return getattr(driver, "narrows", True)
+
+
+def _foreign(driver: Driver, environment: Environment) -> str | None:
+    """Whose programs a sandbox sees, if not this machine's: an image's, or another root's."""
+    if _narrows(driver):
+        return environment.root
+    return environment.image or f"the default of {driver.name}"
+
+
+def _run(
+    process: Process, task: Task, plan: Plan, limits: Limits, layers: Sequence[Layer]
+) -> AsyncGenerator[Event]:
+    if layers and plan.argv is not None:
+        from saggar.engine import build
+
+        plan = build.located(plan, layers, process.isolation)
+    return oneshot.run(process, task, plan, limits)
 
 
 class _Background:
@@ -351,20 +472,37 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
+async def arun(
+    code: str | bytes | Code | Program | Task, **options: Unpack[RunOptions]
+) -> Result[Any]:
+    """`run` for code with an event loop, whichever: on this process's own platform."""
+    background = _platform()
+    future = background.portal.start_task_soon(_call, background, code, options)
+    try:
+        found: Result[Any] = await anyio.to_thread.run_sync(future.result, abandon_on_cancel=True)
+    except BaseException:
+        future.cancel()
+        raise
+    return found
+
+
+async def _call(background: _Background, code: Any, options: RunOptions) -> Result[Any]:
+    return await background.platform.run(code, **options)
+
+
 def run(code: str | bytes | Code | Program | Task, **options: Unpack[RunOptions]) -> Result[Any]:
     """
     Run `code` in a fresh sandbox and wait for its end; for code without an event loop.
 
     The first call starts a platform on a thread of its own, which lives as long as the process.
     Inside a running loop it works, but that loop stands still meanwhile: use
-    `await Platform().run(...)` there. See `Platform.run` for everything else.
+    `async with Platform() as platform: await platform.run(...)` there. See `Platform.run` for
+    everything else.
     """
     background = _platform()
-
-    async def call() -> Result[Any]:
-        return await background.platform.run(code, **options)
-
-    future: Future[Result[Any]] = background.portal.start_task_soon(call)
+    future: Future[Result[Any]] = background.portal.start_task_soon(
+        _call, background, code, options
+    )
     try:
         return future.result()
     except BaseException:

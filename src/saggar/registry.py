@@ -15,12 +15,16 @@ LANGUAGES: Final = "saggar.languages"
 
 _OURS: Final = {
     DRIVERS: {
+        "docker": "saggar.drivers.docker:DockerDriver",
         "jail": "saggar.drivers.jail.driver:JailDriver",
         "process": "saggar.drivers.process:ProcessDriver",
     },
     LANGUAGES: {
         "python": "saggar.languages.python:Python",
         "command": "saggar.languages.command:CommandLanguage",
+        "node": "saggar.languages.node:Node",
+        "go": "saggar.languages.go:Go",
+        "bash": "saggar.languages.bash:Bash",
     },
 }
 _KINDS: Final = {DRIVERS: "driver", LANGUAGES: "language"}

@@ -1,13 +1,17 @@
 """Giving up, at every moment and in crowds, leaves nothing running and nothing broken."""
 
+import os
 import random
+import signal
 import time
+from contextlib import aclosing, suppress
 
 import anyio
+import anyio.lowlevel
 import pytest
 from tests.chaos.family import Family
 
-from saggar import Platform, Status
+from saggar import Platform, PlatformError, Status
 
 FOREVER = "import os, time\nos.fork()\nwhile True: time.sleep(60)"
 
@@ -68,8 +72,6 @@ async def test_a_platform_that_is_left_takes_its_runs_along(family: Family):
 
 async def test_an_abandoned_stream_of_events_ends_its_run(family: Family):
     """Breaking out of the loop is giving up."""
-    from contextlib import aclosing
-
     async with Platform() as platform:
         async with aclosing(platform.events(FOREVER)) as events:
             async for _ in events:
@@ -90,4 +92,78 @@ async def test_a_deadline_shorter_than_the_walls_take_to_build_is_kept(family: F
 
             assert "2\n" == (await platform.run("print(2)")).stdout
 
+    assert [] == family.left()
+
+
+async def give_up_five_hundred(platform: Platform) -> None:
+    """All of them have asked for a child when they are given up."""
+    async with anyio.create_task_group() as group:
+        for _ in range(500):
+            group.start_soon(run_or_be_told, platform)
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+
+
+async def run_or_be_told(platform: Platform) -> None:
+    with suppress(PlatformError):
+        await platform.run(FOREVER)
+
+
+async def run_five(platform: Platform) -> list[str]:
+    """More than are parked."""
+    said: list[str] = []
+
+    async def one() -> None:
+        said.append((await platform.run("print('well')")).stdout)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(one)
+    return said
+
+
+async def test_whoever_comes_after_a_crowd_that_gave_up_does_not_wait_for_it(family: Family):
+    """Nobody builds walls for those who are gone."""
+    async with Platform() as platform:
+        await platform.run("pass")
+        await give_up_five_hundred(platform)
+        start = time.monotonic()
+
+        assert ["well\n"] * 5 == await run_five(platform)
+        assert 0.3 > time.monotonic() - start
+
+    assert [] == family.left()
+
+
+async def test_whoever_comes_after_a_crowd_that_gave_up_is_not_turned_away(family: Family):
+    """The same on a machine that was busy meanwhile: what stands behind the walls did not run."""
+    async with Platform() as platform:
+        await platform.run("pass")
+        present = family.new()
+        for pid in present:
+            os.kill(pid, signal.SIGSTOP)
+        await give_up_five_hundred(platform)
+        for pid in present:
+            os.kill(pid, signal.SIGCONT)
+
+        assert ["well\n"] * 5 == await run_five(platform)
+
+    assert [] == family.left()
+
+
+async def test_five_hundred_runs_at_once_wait_for_their_turn(family: Family):
+    """How many run at once is the caller's decision; how many start at once is ours."""
+    said: list[str] = []
+
+    async def one(platform: Platform) -> None:
+        said.append((await platform.run("print('well')")).stdout)
+
+    async with Platform() as platform:
+        await platform.run("pass")
+        async with anyio.create_task_group() as group:
+            for _ in range(500):
+                group.start_soon(one, platform)
+
+    assert ["well\n"] * 500 == said
     assert [] == family.left()

@@ -91,11 +91,15 @@ def test_output_comes_as_it_is_written():
         assert b"now\n" == process.stdout.readline()
 
 
+# So slowly that whoever only looks now and then sees it, too: an ordinary user has no cgroup.
+GROWING = "import time; x = []\nwhile True: x.append(b'x' * (1 << 20)); time.sleep(0.005)"
+
+
 @pytest.mark.parametrize(
     ("code", "words", "exit_code", "verdict"),
     [
         ("while True: pass", ["--wall", "300ms"], 124, "timeout · limit wall (300 ms)"),
-        ("x = bytearray(1 << 30)", ["--memory", "64MiB"], 137, "memory · limit memory (64 MiB)"),
+        (GROWING, ["--memory", "64MiB"], 137, "memory · limit memory (64 MiB)"),
         ("while True: print('x' * 99)", ["--output-limit", "9KiB"], 137, "output · limit output"),
         ("import os; os.kill(os.getpid(), 11)", [], 137, "killed · SIGSEGV"),
         ("raise ValueError('no')", [], 1, "error · exit code 1"),

@@ -153,7 +153,7 @@ async def test_the_probe_tells_that_there_are_no_walls():
 async def test_nothing_of_the_hosts_environment_is_there_not_even_at_the_start(
     platform, monkeypatch
 ):
-    monkeypatch.setenv("SAGGAR_SECRET", "of the host")
+    monkeypatch.setenv("OUR_SECRET", "of the host")
     code = """
 import os
 print(sorted(os.environ), open("/proc/self/environ").read().count("of the host"))

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,15 +41,76 @@ def test_settings_come_from_the_environment(environ):
 def test_a_bad_variable_is_a_usage_error_that_names_the_setting(environ):
     environ("SAGGAR_CEILING__LIMITS__MEMORY", "lots")
 
-    with pytest.raises(UsageError, match=r"^settings\.ceiling\.limits\.memory: wanted a size"):
+    with pytest.raises(UsageError, match=r"^SAGGAR_CEILING__LIMITS__MEMORY: wanted a size"):
         config.load()
 
 
-def test_a_variable_that_cannot_be_read_is_a_usage_error(environ):
-    environ("SAGGAR_CEILING", "not json")
-
-    with pytest.raises(UsageError, match=r"^settings\.ceiling: must be a valid dictionary"):
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SAGGAR_WARM", "x", "SAGGAR_WARM: must be 'auto' or a whole number up to 1024, found 'x'"),
+        ("SAGGAR_WARM", "1025", "SAGGAR_WARM: must be 'auto' or a whole number up to 1024"),
+        ("SAGGAR_LOG_LEVEL", "loud", "SAGGAR_LOG_LEVEL: must be 'debug', 'info', 'warning' or"),
+        ("SAGGAR_CEILING", "not json", "SAGGAR_CEILING: must be a valid dictionary"),
+        ("SAGGAR_CEILING", '{"limits": {"wall": "x"}}', "SAGGAR_CEILING: limits.wall: wanted a ti"),
+        ("SAGGAR_CEILING__LIMITS", "{", "SAGGAR_CEILING__LIMITS: must be JSON such as {"),
+        ("SAGGAR_PRELOAD", "numpy", 'SAGGAR_PRELOAD: must be JSON such as ["one", "other"], found'),
+        ("SAGGAR_CEILING__BEST_EFFORT", "disk", "SAGGAR_CEILING__BEST_EFFORT: must be JSON"),
+        ("SAGGAR_CACHE_DIR", "layers", "SAGGAR_CACHE_DIR: must be an absolute path, found"),
+        ("SAGGAR_RUNTIME_DIR", "./run", "SAGGAR_RUNTIME_DIR: must be an absolute path"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_with_its_variable_and_what_is_allowed(
+    environ, name, value, said
+):
+    environ("SAGGAR_CEILING__MOUNTS", "[]")
+    environ(name, value)
+    with pytest.raises(UsageError) as refused:
         config.load()
+
+    assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("SAGGAR_DRVIER", "no setting is named SAGGAR_DRVIER; did you mean SAGGAR_DRIVER?"),
+        ("saggar_drvier", "no setting is named saggar_drvier; did you mean SAGGAR_DRIVER?"),
+        ("SAGGAR_CIELING__NETWORK", "did you mean SAGGAR_CEILING__NETWORK?"),
+        ("SAGGAR_CEILING_LIMITS_WALL", "did you mean SAGGAR_CEILING__LIMITS__WALL?"),
+        ("SAGGAR_CEILING__LIMITS__MEMROY", "did you mean SAGGAR_CEILING__LIMITS__MEMORY?"),
+        ("SAGGAR_DRIVER__X", "did you mean SAGGAR_DRIVER?"),
+        ("SAGGAR_ZZZ", "there are: SAGGAR_CEILING, SAGGAR_DRIVER, "),
+    ],
+)
+def test_a_variable_that_no_setting_has_is_refused_with_the_nearest(environ, name, said):
+    """A ceiling that was misspelled would be none."""
+    environ(name, "1MiB")
+    with pytest.raises(UsageError) as refused:
+        config.load()
+
+    assert said in str(refused.value)
+
+
+def test_a_variable_may_be_written_in_small_letters(environ):
+    environ("saggar_ceiling__limits__memory", "1GiB")
+
+    assert Settings(ceiling=Policy(limits=Limits(memory="1GiB"))) == config.load()
+
+
+def test_what_the_shipped_suites_say_to_their_programs_sets_nothing(environ):
+    for name in config.NOT_OURS:
+        environ(name, "something")
+
+    assert Settings() == config.load()
+
+
+def test_the_shipped_suites_use_no_other_names_of_ours():
+    folder = Path(config.__file__).parent / "testing"
+    texts = [path.read_text() for path in folder.rglob("*.py")]
+    used = {name for text in texts for name in re.findall(r"[\"'](SAGGAR_[A-Z_]+)", text)}
+
+    assert used <= config.NOT_OURS | dict(config._variables(Settings, "SAGGAR_")).keys()
 
 
 def test_a_setting_that_does_not_exist_is_refused():
@@ -83,6 +145,21 @@ def test_a_relative_xdg_path_is_ignored(environ, tmp_path):
     environ("HOME", str(tmp_path))
 
     assert tmp_path / ".cache" / "saggar" == config.cache_dir()
+
+
+def test_a_relative_home_makes_no_cache_where_one_happens_to_stand(environ, tmp_path, monkeypatch):
+    environ("HOME", "somewhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"^HOME must be an absolute path.*SAGGAR_CACHE_DIR"):
+        config.cache_dir()
+
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["cache_dir", "runtime_dir"])
+def test_a_relative_folder_is_refused(name):
+    with pytest.raises(InvalidTask, match=rf"^settings\.{name}: must be an absolute path"):
+        Settings(**{name: "below"})
 
 
 def test_a_setting_goes_before_the_default(tmp_path):

@@ -37,7 +37,7 @@ def test_our_own_plugs_are_always_there():
     ("find", "message"),
     [
         (registry.driver, r"^no driver named 'jial'; there are: .*; did you mean 'jail'\?$"),
-        (registry.language, r"^no language named 'jial'; there are: command, .*python"),
+        (registry.language, r"^no language named 'jial'; there are: bash, command, .*python"),
     ],
 )
 def test_an_unknown_name_is_answered_with_what_there_is(find, message):

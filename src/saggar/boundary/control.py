@@ -1,16 +1,16 @@
 """
 What the host and a fork server say to each other: fixed records over a sequenced-packet socket.
 
-The host asks (`PARK`, and `REMOVE` for a folder it has finished with); the server and its children
-answer (`PARKED`, with descriptors, `GONE`, `FAILED`). Structs, because a fork server that imported
-somebody's package is less trusted than the host.
+The host asks (`PARK`) and says which children it has finished with (`RELEASE`); the server and its
+children answer (`PARKED`, with descriptors, `GONE`, `FAILED`). Structs, because a fork server that
+imported somebody's package is less trusted than the host.
 """
 
 import struct
 
 from saggar.boundary.parts import Parts
 
-PARK, PARKED, GONE, FAILED, REMOVE = range(1, 6)
+PARK, PARKED, GONE, FAILED, RELEASE = range(1, 6)
 
 RECORD = struct.Struct("<BxxxIidQ")
 MAX_RECORD = 16_384
@@ -33,7 +33,10 @@ class Record(Parts):
     memory: int
     """The peak of its resident bytes, for `GONE`."""
     text: str
-    """Why, for `FAILED`; for `PARKED` the work folder as the child calls it."""
+    """
+    Why, for `FAILED`; for `PARKED` the work folder as the child calls it; for `PARK` and `RELEASE`
+    the serials of children of which the host holds nothing any more, spaces between them.
+    """
 
 
 def pack(  # noqa: PLR0913, PLR0917 - the fields of the record

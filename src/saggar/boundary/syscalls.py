@@ -6,6 +6,7 @@ so nothing here imports more than ctypes and os.
 """
 
 import ctypes
+import errno
 import os
 import stat
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_ulong, c_void_p
@@ -248,7 +249,7 @@ def landlock(  # noqa: PLR0913, PLR0917 - a ruleset's description, as the kernel
     Confine this thread to `rules` (path, access mask) for good.
 
     `size` is how much of the ruleset's description this kernel knows: 8, 16 or 24 bytes. A path
-    that does not exist here grants nothing and is passed over.
+    that does not exist here, or leads through a link, grants nothing and is passed over.
     """
     ruleset = call(
         "landlock_create_ruleset", ctypes.byref(_RulesetAttr(fs, net, scoped)), c_size_t(size), 0
@@ -263,9 +264,12 @@ def landlock(  # noqa: PLR0913, PLR0917 - a ruleset's description, as the kernel
 
 def _add_rule(ruleset: int, path: str, access: int) -> None:
     try:
-        parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
+        # Rules are made when a child is parked: by then a link in a shared folder may be a guest's.
+        parent = openat2(-100, path.encode(), os.O_PATH, RESOLVE_NO_SYMLINKS)
+    except OSError as exc:
+        if exc.errno in {errno.ENOENT, errno.ELOOP}:
+            return
+        raise
     try:
         if not stat.S_ISDIR(os.fstat(parent).st_mode):
             access &= FILE_RIGHTS

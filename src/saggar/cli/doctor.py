@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from saggar.cli.arguments import Parser
+from saggar.cli.main import say
+from saggar.errors import NotFound
 
 if TYPE_CHECKING:
     from saggar.config import Settings
@@ -36,12 +38,15 @@ def main(words: Sequence[str]) -> int:
 
     settings = load()
     found = anyio.run(probe, settings)
+    if settings.driver not in found:
+        raise NotFound.among("driver", settings.driver, found)
     fit = can_run_closed(found[settings.driver])
     if options.json:
-        print(as_json(found, fit=fit))
+        say(as_json(found, fit=fit) + "\n")
     else:
-        print("\n".join(report(found)))
-        print(f"\nPolicy(), the closed one, {'runs' if fit else 'DOES NOT RUN'} here as it stands.")
+        holds = "runs" if fit else "DOES NOT RUN"
+        outlook = f"Policy(), the closed one, {holds} here as it stands."
+        say("\n".join([*report(found), "", outlook, ""]))
     return 0 if fit else UNFIT
 
 
@@ -70,7 +75,7 @@ def as_json(found: Found, *, fit: bool) -> str:
 
     drivers = {name: capabilities.model_dump(mode="json") for name, capabilities in found.items()}
     document = {"closed_policy_runs": fit, "machine": surroundings(), "drivers": drivers}
-    return json.dumps(document, ensure_ascii=False, indent=2)
+    return json.dumps(document, indent=2)
 
 
 def surroundings() -> dict[str, str]:
@@ -131,6 +136,8 @@ def details(capabilities: "Capabilities") -> Iterator[str]:
 def recipes(found: Found) -> Iterator[str]:
     """What to do, once for each surroundings."""
     known = {name: text for each in found.values() for name, text in each.recipes.items()}
+    if known:
+        yield "\nWhat to do where less holds than you want:"
     for name, text in known.items():
         yield f"\n{name}"
         yield textwrap.indent(text.strip("\n"), "  ")

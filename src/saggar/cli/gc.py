@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from saggar.cli.arguments import Parser
+from saggar.cli.main import say
 
 SUMMARY = "Remove what a killed process left: control groups, user id leases, mounts, layers."
 EXAMPLES = """\
@@ -19,7 +20,7 @@ def main(words: Sequence[str]) -> int:
     import anyio
 
     swept = anyio.run(sweep)
-    print(as_json(swept) if options.json else report(swept))
+    say((as_json(swept) if options.json else report(swept)) + "\n")
     return 0
 
 

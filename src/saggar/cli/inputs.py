@@ -38,8 +38,10 @@ def gather(words: Sequence[str]) -> tuple[File, ...]:
 def found(word: str) -> Iterator[tuple[str, str]]:
     """Each file that a word stands for, with its name in the work folder."""
     path, name = named(word)
+    if not path:
+        raise UsageError(f"--input: wanted PATH or PATH=NAME, found {word!r}")
     if not name:
-        raise UsageError(f"--input: {word!r} has no name of its own; say which: {word}=NAME")
+        raise UsageError(f"--input: {path!r} has no name of its own; say which: {path}=NAME")
     if os.path.isdir(path):
         yield from below(path, name)
     else:
@@ -49,7 +51,7 @@ def found(word: str) -> Iterator[tuple[str, str]]:
 def named(word: str) -> tuple[str, str]:
     """A path and the name it goes in under: its last part, or what follows `=`."""
     path, sign, name = word.rpartition("=")
-    if sign and not os.path.lexists(word):
+    if not word or (sign and not os.path.lexists(word)):
         return path, name
     # Made absolute first, so that `.` has a name.
     return word, os.path.basename(os.path.abspath(word))

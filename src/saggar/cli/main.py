@@ -5,18 +5,28 @@ Each command is a module with `main(words) -> exit code`, imported when it is ca
 not pay for what only a bench needs.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import saggar
-from saggar.errors import NotFound, PrepareFailed, SaggarError, UsageError
+from saggar.errors import (
+    DriverUnavailable,
+    NotFound,
+    PlatformError,
+    PrepareFailed,
+    SaggarError,
+    UsageError,
+)
 
 COMMANDS = {
     "run": "run a program behind walls and pass on what it prints",
+    "exec": "call a function of a program: JSON in, JSON out, with a schema on each side",
     "doctor": "what each driver can enforce on this machine, why not, and what to do",
     "gc": "remove what a killed process left behind",
+    "runner": "answer one document of the container protocol, as the runners' images do",
     "bench": "the numbers, beside what one would use instead",
 }
 USAGE, OURS, INTERRUPTED, READER_GONE = 2, 70, 130, 141
@@ -43,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     occupy_standard_streams()
     try:
         code = dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        say("")
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -62,22 +72,34 @@ def dispatch(words: list[str]) -> int:
         case []:
             sys.stderr.write(overview())
             return USAGE
+        case ["help", command, *_] if command in COMMANDS:
+            return dispatch([command, "--help"])
         case ["-h" | "--help" | "help", *_]:
-            sys.stdout.write(overview())
+            say(overview())
             return 0
         case ["-V" | "--version" | "version", *_]:
-            print(f"saggar {saggar.__version__}")
+            say(f"saggar {saggar.__version__}\n")
             return 0
         case [command, *rest] if command in COMMANDS:
             # Plugins of pydantic's are searched for in every installed package, for nothing.
             os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
             code: int = import_module(f"saggar.cli.{command}").main(rest)
             return code
+        case [option, *_] if near := nearest(option):
+            raise UsageError(f"no option {option}; did you mean saggar {near}?")
         case [option, *_] if option.startswith("-"):
             raise UsageError(f"options go after the command: saggar COMMAND {option}")
         case [path, *_] if os.path.isfile(path):
             raise UsageError(f"no command named {path!r}; did you mean saggar run {path}?")
     raise NotFound.among("command", words[0], COMMANDS)
+
+
+def nearest(option: str) -> str:
+    """Which of the options that stand alone was probably meant; empty for none."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(option, ["--help", "--version"], n=1, cutoff=0.8)
+    return near[0] if near else ""
 
 
 def explain(exc: BaseException) -> int:
@@ -86,11 +108,35 @@ def explain(exc: BaseException) -> int:
         exc = exc.exceptions[0]
     if isinstance(exc, PrepareFailed) and exc.log:
         complain("\n".join(["the installer's last words:", *exc.log.splitlines()[-20:]]))
+    if isinstance(exc, DriverUnavailable):
+        from saggar.cli.request import in_options
+
+        complain(in_options(str(exc)))
+        return OURS
     if isinstance(exc, SaggarError):
         complain(str(exc))
         return USAGE if isinstance(exc, UsageError) else OURS
     complain(f"a mistake of ours: {type(exc).__name__}: {exc} ({origin(exc)})")
     return OURS
+
+
+def say(text: str) -> None:
+    """
+    Our own answer on stdout, all of it, with what is waiting there.
+
+    Raises:
+        BrokenPipeError: The reader has gone.
+        PlatformError: It cannot be written, as on a full disk.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        forget_the_rest()
+        reason = os.strerror(exc.errno or 0).lower()
+        raise PlatformError(f"the answer cannot be written to stdout: {reason}") from exc
 
 
 def complain(text: str) -> None:
@@ -115,9 +161,13 @@ def origin(exc: BaseException) -> str:
 
 def reader_gone() -> int:
     """Whoever read our output has left: leave quietly, as `head` expects of everybody."""
-    # The interpreter flushes stdout as it ends, and would complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    forget_the_rest()
     return READER_GONE
+
+
+def forget_the_rest() -> None:
+    """What waits to be written goes nowhere: the interpreter flushes as it ends, and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def occupy_standard_streams() -> None:
@@ -130,6 +180,9 @@ def occupy_standard_streams() -> None:
         if getattr(sys, name) is None:
             stream = open(fd, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 (for good)
             setattr(sys, name, stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal without UTF-8: a mark is lost, not the answer.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def overview() -> str:

@@ -40,25 +40,35 @@ def parser() -> Parser:
     """Everything `saggar run` understands before `--`."""
     made = Parser("run", SUMMARY, EXAMPLES)
     made.usage = "saggar run (FILE | -c CODE | -) [OPTION...] [-- ARGUMENT...]"
+    made.elsewhere = "the program's own arguments go after --"
     _program(made)
-    _surroundings(made)
-    _limits(made)
-    _walls(made)
+    surroundings(made)
     _answer(made)
     return made
+
+
+def surroundings(made: Parser) -> None:
+    """What a program finds, what it may use, and who builds its walls."""
+    _finds(made)
+    _limits(made)
+    _walls(made)
 
 
 def _program(made: Parser) -> None:
     group = made.add_argument_group("the program")
     group.add_argument("file", nargs="?", metavar="FILE", help="its file; - reads it from stdin")
     group.add_argument("-c", dest="code", metavar="CODE", help="its text")
-    group.add_argument("--language", metavar="NAME", help="what it is written in (python)")
+    group.add_argument(
+        "--language",
+        metavar="NAME",
+        help="what it is written in (by the file's ending, else python)",
+    )
     group.add_argument("--entry", metavar="NAME", help="call this function of it")
     group.add_argument("--entry-input", metavar="JSON", help="with this, as its one argument")
     group.add_argument("--stdin", action="store_true", help="pass our stdin on (else it is empty)")
 
 
-def _surroundings(made: Parser) -> None:
+def _finds(made: Parser) -> None:
     group = made.add_argument_group("what it finds")
     group.add_argument(
         "--input",

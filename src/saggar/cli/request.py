@@ -14,7 +14,7 @@ from saggar.model.codec import JSON, Payload
 from saggar.model.environment import Environment
 from saggar.model.limits import LIMIT_NAMES, Limits
 from saggar.model.policy import Policy
-from saggar.model.program import Inline, Program
+from saggar.model.program import LANGUAGES, Inline, Program
 from saggar.model.task import LARGEST_TASK, Task
 
 OPTIONS = {
@@ -25,7 +25,9 @@ OPTIONS = {
     "args": "the program's arguments",
 }
 """Where an option is not called as its field is."""
-FIELD = re.compile(r"\b(limits|policy|environment|program|task|file)((?:\.\w+)+): ")
+FIELD = re.compile(r"\b(limits|policy|environment|program|task|file|inline)((?:\.\w+)+): ")
+POLICY = re.compile(r"Policy\(([^()]*)\)")
+CHOICE = re.compile(r"(isolation|network|best_effort)=('\w+'|\{[^}]*\})")
 
 
 def request(
@@ -64,6 +66,11 @@ def check(options: Namespace) -> None:
             "no program; put FILE or -c CODE first, before --input and --output:"
             " saggar run analyse.py --input data.csv"
         )
+    if options.language == "command":
+        raise UsageError(
+            "a command is run from Python, with saggar.run(Command(argv=(...,)))"
+            " and Command from saggar.model.program; or from a program, with subprocess"
+        )
     if options.stdin and options.file == "-":
         raise UsageError("stdin cannot be the program and its input; name a FILE, or use -c CODE")
     if options.entry_input is not None and options.entry is None:
@@ -76,10 +83,17 @@ def program(options: Namespace) -> Program:
     """The code and what it needs around it."""
     return Program(
         code=code(options),
-        language=options.language or "python",
+        language=language(options),
         entry=options.entry,
         environment=environment(options),
     )
+
+
+def language(options: Namespace) -> str:
+    """The one that was named, or the one that the file's ending tells."""
+    if options.language is not None:
+        return str(options.language)
+    return LANGUAGES.get(os.path.splitext(options.file or "")[1], "python")
 
 
 def code(options: Namespace) -> Inline:
@@ -88,6 +102,11 @@ def code(options: Namespace) -> Inline:
         return Inline(text=options.code, filename="main.py")
     if options.file == "-":
         return Inline(text=text(read_stdin(), "stdin"), filename="main.py")
+    if os.path.isdir(options.file):
+        raise UsageError(
+            f"cannot read {options.file!r}: is a directory; name the file in it that is to run,"
+            f" and give it the others with --input {options.file}"
+        )
     content = inputs.read(options.file, LARGEST_TASK)
     return Inline(text=text(content, options.file), filename=os.path.basename(options.file))
 
@@ -97,7 +116,11 @@ def text(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise InvalidTask(f"{name} is not UTF-8: {exc.reason} at byte {exc.start}") from None
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise InvalidTask(
+            f"{name} is not UTF-8: {exc.reason} at byte {exc.start}, line {line};"
+            " convert it first, as iconv -f LATIN1 -t UTF-8 does"
+        ) from None
 
 
 def read_stdin() -> bytes:
@@ -173,7 +196,7 @@ def policy(options: Namespace, environment: Environment) -> Policy:
         "host_packages": environment.host_packages,
         "mounts": [path] if (path := environment.python or "").startswith("/") else [],
     }
-    return Policy(**{name: value for name, value in said.items() if value})
+    return Policy(**{name: value for name, value in said.items() if value not in (None, [], False)})
 
 
 def limits(options: Namespace) -> Limits:
@@ -193,13 +216,29 @@ def as_options() -> Iterator[None]:
     try:
         yield
     except InvalidTask as exc:
-        raise InvalidTask(FIELD.sub(_respelled, str(exc))) from None
+        raise InvalidTask(FIELD.sub(_respelled, str(exc)).removeprefix("task: ")) from None
+
+
+def in_options(message: str) -> str:
+    """A policy that a message proposes, as the options that ask for it."""
+    return POLICY.sub(_as_words, message)
+
+
+def _as_words(found: re.Match[str]) -> str:
+    words = [
+        f"--{option_of(field)} {name.replace('_', '-')}"
+        for field, names in CHOICE.findall(found[1])
+        for name in re.findall(r"'(\w+)'", names)
+    ]
+    return " ".join(words) or found[0]
 
 
 def _respelled(found: re.Match[str]) -> str:
     room, path = found[1], found[2].split(".")[1:]
     if room == "file":
         return "--input: "
+    if room == "inline":
+        return "-c: "
     # Of a path such as limits.wall or program.environment.packages.0 the last name counts.
     name = next((part for part in reversed(path) if not part.isdecimal()), room)
     if room == "task" and path[0] in ("env", "args"):

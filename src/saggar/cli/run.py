@@ -29,6 +29,10 @@ def main(words: Sequence[str]) -> int:
     options = parser().read(ours)
     # After the options: a mistake in them, or --help, is answered without loading the model.
     with not_collecting():
+        if options.driver in {None, "jail"}:
+            from saggar.drivers.jail import launch
+
+            launch.ahead()  # it starts on another core while we import
         import anyio
 
         import saggar.platform  # noqa: F401  (used below; loaded here, where it costs least)

@@ -64,6 +64,8 @@ class Process(Protocol):
     """What every program finds in its environment, before its own variables."""
     site: tuple[str, ...]
     """The folders of its layers in which Python looks for modules, as the inside calls them."""
+    entrypoint: tuple[tuple[str, ...], str] | None
+    """What it starts by itself, and in which folder; None where there is nothing of the kind."""
     rlimits: tuple[tuple[int, int, int], ...]
     """Resource limits the runner sets on itself: number, soft, hard."""
 
@@ -131,6 +133,8 @@ class Driver(Protocol):
     name: str
     warm: bool
     """Whether children may be kept parked."""
+    fixed: frozenset[str]
+    """The limits that a child is made with and that no claim changes: they are part of its key."""
 
     async def probe(self) -> Capabilities:
         """What it can enforce here, found by trying; asked again it answers from memory."""

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import marshal
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from shutil import which
 
-from saggar.errors import DriverUnavailable
+from saggar.errors import DriverUnavailable, NotFound
 
 OPTIONS = ("-I", "-S", "-B", "-X", "utf8")
 """Isolated from the caller's variables, folders and site; no byte code written; text is UTF-8."""
@@ -31,6 +32,7 @@ print(json.dumps([executable, sys.base_prefix, list(sys.version_info[:3]), sorte
 """
 SCHEMES = frozenset({"posix_prefix", "posix_local", "deb_system"})
 """Where distributions put third-party packages: upstream's place, and Debian's two."""
+_OLDEST = (3, 11)
 _GUEST = Path(__file__).parent.parent
 _PACKAGES = ("saggar.boundary", "saggar.guest")
 
@@ -52,14 +54,36 @@ def find(wanted: str | None) -> Interpreter:
     The interpreter an environment asks for, by absolute path or version; ours for None.
 
     Raises:
-        DriverUnavailable: There is none, or it does not answer.
+        NotFound: There is none; says which there are.
+        DriverUnavailable: It does not answer, or is too old.
     """
     if wanted is None:
         return _ours()
     path = wanted if wanted.startswith("/") else which(f"python{wanted}")
     if path is None:
-        raise DriverUnavailable(f"no python{wanted} on PATH; name one by its absolute path")
+        raise NotFound(
+            f"no python{wanted} on PATH; there are: {_on_path()};"
+            " another one is named by its absolute path"
+        )
     return _other(path)
+
+
+def _on_path() -> str:
+    """The versions that could have been asked for."""
+    found = {
+        (int(name[1]), int(name[2]))
+        for folder in os.get_exec_path()
+        for entry in _entries(folder)
+        if (name := re.fullmatch(r"python([0-9]{1,3})\.([0-9]{1,3})", entry)) and which(entry)
+    }
+    return ", ".join(f"{a}.{b}" for a, b in sorted(found) if (a, b) >= _OLDEST) or "none"
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 @functools.cache
@@ -82,7 +106,14 @@ def _other(path: str) -> Interpreter:
             [path, "-I", "-S", "-c", _ASK], capture_output=True, timeout=20, check=True
         )
         executable, prefix, version, site = json.loads(answer.stdout)
-        old = tuple(version) < (3, 11)
+        old = tuple(version) < _OLDEST
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as exc:
+        reason = os.strerror(exc.errno or 0).lower()
+        raise NotFound(f"{path} cannot be run: {reason}; on PATH there are: {_on_path()}") from None
+    except subprocess.CalledProcessError as exc:
+        raise DriverUnavailable(
+            f"{path} does not answer as a Python interpreter: it exits with {exc.returncode}"
+        ) from exc
     except (OSError, subprocess.SubprocessError, TypeError, ValueError) as exc:
         raise DriverUnavailable(f"{path} does not answer as a Python interpreter: {exc}") from exc
     if old:

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
+from resource import RLIMIT_AS, RLIMIT_DATA
 from typing import Any
 
 import anyio
@@ -19,6 +20,7 @@ from saggar.drivers.base import Exit, Process, Reading
 from saggar.engine.collect import collect
 from saggar.engine.verdict import Facts, judge
 from saggar.engine.wire import Stream, Wire
+from saggar.errors import InvalidTask
 from saggar.model.codec import decode_value
 from saggar.model.event import Displayed, Event, Finished, Output, Started
 from saggar.model.limits import Limits
@@ -90,25 +92,40 @@ class _Run:
 
     def _order(self) -> Order:
         task, process, guest = self.task, self.process, self.plan.guest
+        argv, cwd = self._start()
         asked = task.program.entry is not None and not task.input.is_none
         return Order(
-            argv=self.plan.argv,
+            argv=argv,
             code=guest.get("code", ""),
             filename=guest.get("filename", ""),
             entry=guest.get("entry"),
             input=task.input.data if asked else None,
             want_value=guest.get("want_value", False),
             args=task.args,
-            env={**process.environment, **task.env},
-            cwd=process.cwd,
+            env={**process.environment, **self.plan.env, **task.env},
+            cwd=cwd,
             site=process.site,
-            files=tuple((f.path, f.content, f.mode) for f in (*self.plan.files, *task.files)),
-            rlimits=process.rlimits,
+            files=tuple(
+                (f.path if cwd == process.cwd else f"{process.cwd}/{f.path}", f.content, f.mode)
+                for f in (*self.plan.files, *task.files)
+            ),
+            rlimits=_with_room(process.rlimits, self.plan.reserves),
             largest=self.largest,
         )
 
+    def _start(self) -> tuple[tuple[str, ...] | None, str]:
+        """What to execute, and where: the plan's choice, or what the sandbox starts by itself."""
+        if self.plan.argv != ():
+            return self.plan.argv, self.process.cwd
+        if self.process.entrypoint is None:
+            raise InvalidTask("there is no command to run, and nothing that starts by itself here")
+        argv, cwd = self.process.entrypoint
+        return (*argv, *self.task.args), cwd
+
     def _stdin(self) -> bytes:
         """A script finds its input there; a function gets it as its argument."""
+        if self.plan.stdin is not None:
+            return self.plan.stdin
         if self.task.stdin or self.task.program.entry is not None:
             return self.task.stdin
         return self.task.input.data
@@ -304,6 +321,19 @@ class _Run:
             usage=usage,
             isolation=self.process.isolation,
         )
+
+
+def _with_room(
+    rlimits: tuple[tuple[int, int, int], ...], reserves: int
+) -> tuple[tuple[int, int, int], ...]:
+    """The same limits, with room for what a runtime maps and never uses."""
+    if not reserves:
+        return rlimits
+    mapped = (RLIMIT_DATA, RLIMIT_AS)
+    return tuple(
+        (number, soft + reserves, hard + reserves) if number in mapped else (number, soft, hard)
+        for number, soft, hard in rlimits
+    )
 
 
 def _usage(wall: float, used: Reading, exit_: Exit | None) -> Usage:

@@ -10,12 +10,14 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from saggar.drivers.base import Driver, Nursery, Process
 from saggar.errors import PlatformError, SandboxBroken
+from saggar.model.limits import Limits
 from saggar.model.plan import Layer, WarmKey
 from saggar.model.policy import Policy
 
@@ -123,6 +125,8 @@ class Warm:
             DriverUnavailable: The walls cannot be had here.
             SandboxBroken: They could not be built this time.
         """
+        if self._driver.fixed:
+            key = replace(key, limits=_only(policy.limits, self._driver.fixed))
         pool, process = await self._take(key, policy, layers)
         pool.working += 1
         try:
@@ -194,6 +198,11 @@ class Warm:
     def _make_room(self) -> None:
         if len(self._pools) >= SERVERS:
             self._forget(min(self._pools.values(), key=lambda pool: pool.asked))
+
+
+def _only(limits: Limits, names: frozenset[str]) -> Limits:
+    """The limits of these names; all others as they are by default, whatever was asked for."""
+    return Limits().replace(**{name: getattr(limits, name) for name in names})
 
 
 def _readable(descriptor: int) -> bool:

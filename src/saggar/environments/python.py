@@ -39,6 +39,10 @@ _REQUIREMENT: Final = re.compile(
 )
 _LONGEST: Final = 1000
 _LOG_KEPT: Final = 64 << 10
+# Each try waits longer than the one before: uv's own three take ten seconds to learn that there is
+# no network. Only what comes first is so impatient; a download that broke is worth more of them.
+_IMPATIENT: Final = {"UV_HTTP_RETRIES": "1"}
+_NOTHING: Final[Mapping[str, str]] = {}
 
 
 def normalised(packages: Iterable[str]) -> tuple[str, ...]:
@@ -149,7 +153,7 @@ async def resolve(requirements: tuple[str, ...], interpreter: str, at: Workshop)
     The lock: every package with its exact version and the hashes of its files.
 
     Raises:
-        PrepareFailed: uv is missing or found no set of wheels that fits.
+        PrepareFailed: uv is missing, reaches no index, or found no set of wheels that fits.
     """
     at.progress(f"resolving {_count(requirements)}")
     tree.write(at.folder / "requirements.in", "".join(f"{line}\n" for line in requirements))
@@ -159,6 +163,7 @@ async def resolve(requirements: tuple[str, ...], interpreter: str, at: Workshop)
         ["pip", "compile", "requirements.in", "--output-file", "lock.txt"],
         ["--generate-hashes", "--no-header", "--no-annotate", "--only-binary", ":all:"],
         ["--python", interpreter],
+        unless_said=_IMPATIENT,
     )
     return tree.read(at.folder / "lock.txt")
 
@@ -213,14 +218,16 @@ def find_uv() -> str:
         raise PrepareFailed("packages need uv, which is not installed; pip install uv") from None
 
 
-async def _uv(at: Workshop, failure: str, *arguments: list[str]) -> None:
+async def _uv(
+    at: Workshop, failure: str, *arguments: list[str], unless_said: Mapping[str, str] = _NOTHING
+) -> None:
     """Run uv to its end; there is no deadline but the caller's cancellation, which kills it."""
     argv = [find_uv(), *(word for words in arguments for word in words)]
     try:
         process = await anyio.open_process(
             argv,
             cwd=at.folder,
-            env=_surroundings(os.environ),
+            env={**unless_said, **_surroundings(os.environ)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -234,7 +241,7 @@ async def _uv(at: Workshop, failure: str, *arguments: list[str]) -> None:
         log = await _listen(process.stderr, at.progress)
         code = await process.wait()
     if code != 0:
-        raise PrepareFailed(failure + _advice(log), log)
+        raise PrepareFailed(_unreachable(log) or failure + _advice(log), log)
 
 
 async def _listen(stream: ByteReceiveStream, progress: Progress) -> str:
@@ -253,6 +260,16 @@ async def _listen(stream: ByteReceiveStream, progress: Progress) -> str:
 def _readable(log: bytes) -> str:
     # An index may be named with its password in the URL.
     return re.sub(r"://[^/\s@]+@", "://***@", log.decode(errors="replace"))
+
+
+def _unreachable(log: str) -> str:
+    """What to say where no index answered at all; empty if that was not it."""
+    if not re.search(r"error sending request|client error \(Connect\)", log):
+        return ""
+    # The chain of causes ends with what the system or the library below said.
+    *_, cause = log.strip().splitlines()
+    reason = re.sub(r"^\s*(?:[0-9]+: |[Cc]ause(?:d by)?: )", "", cause)
+    return f"the package index cannot be reached: {reason}"
 
 
 def _advice(log: str) -> str:

@@ -33,13 +33,25 @@ ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 class Child:
     """One live sandbox: the processes by which it is known here, and what it has on loan."""
 
-    __slots__ = ("end", "folder", "hurried", "init", "network", "process", "serial", "uid")
+    __slots__ = (
+        "dead",
+        "end",
+        "folder",
+        "hurried",
+        "init",
+        "network",
+        "process",
+        "released",
+        "serial",
+        "uid",
+    )
 
-    def __init__(self, serial: int, uid: int, *, hurried: bool) -> None:
-        self.serial, self.uid, self.hurried = serial, uid, hurried
+    def __init__(self, serial: int, *, hurried: bool) -> None:
+        self.serial, self.uid, self.hurried = serial, 0, hurried
         self.network: int | None = None
         self.init = self.process = 0
         self.folder = ""
+        self.dead = self.released = False
         self.end: tuple[int, float, int] = (0, 0.0, 0)
 
 
@@ -50,10 +62,12 @@ class ForkServer:
         self._plan = plan
         self._jail = plan.rung == "jail"
         self._pid = os.getpid()
-        self._folders: dict[int, str] = {}
         self._control = _socket.socket(fileno=control)
         self._masters = masters
         self._children: dict[int, Child] = {}
+        """Those alive, by their processes."""
+        self._borrowers: dict[int, Child] = {}
+        """Those that have something on loan, by their serials."""
         # Ids of our own user namespace, or the host's where there is none.
         first = 0 if self._jail else plan.uid
         self._uids = list(range(first + plan.uids - 1, first, -1))
@@ -75,7 +89,7 @@ class ForkServer:
         """Do what is asked next. Ends us when the host, or the guard it left outside, is gone."""
         ready = {fd for fd, _ in self._watched.poll()}
         if ready.intersection(self._masters):
-            os._exit(0)
+            self._end()
         if self._deaths in ready:
             os.read(self._deaths, 4096)
             self._reap()
@@ -85,13 +99,10 @@ class ForkServer:
     def _obey(self) -> None:
         data = self._receive()
         record = ctl.unpack(data)
-        if record.kind == ctl.REMOVE:
-            survivors.remove(self._folders.pop(record.serial, ""))
-            return
-        try:
+        for serial in record.text.split():
+            self._release(int(serial))
+        if record.kind == ctl.PARK:
             self._park(record.serial, hurried=bool(record.status))
-        except Exception as exc:  # the edge: the host decides what a failed fork means
-            self._tell(ctl.pack(ctl.FAILED, record.serial, text=ctl.reason(exc)))
 
     def _receive(self) -> bytes:
         """One record; the descriptors that came with it stand where children look for them."""
@@ -100,7 +111,7 @@ class ForkServer:
         except OSError:
             data = b""
         if not data:
-            os._exit(0)
+            self._end()
         for _, _, packed in ancillary:
             for number, fd in enumerate(struct.unpack(f"{len(packed) // 4}i", packed)):
                 place(fd, ENTRANCES + number)
@@ -110,25 +121,43 @@ class ForkServer:
         try:
             self._control.send(record)
         except OSError:
-            os._exit(0)  # nobody listens any more: the host is gone, and we go with it
+            self._end()  # nobody listens any more: the host is gone, and we go with it
+
+    def _end(self) -> None:
+        """
+        Go, and everybody with us.
+
+        What we hold for the host, its lease of user ids, is free the moment we are gone: nobody
+        may run under one of them by then.
+        """
+        if self._jail and os.getpid() == self._pid:
+            os.kill(-1, 9)  # from pid 1: everybody in the namespace
+            try:
+                while True:
+                    os.waitpid(-1, 0)
+            except ChildProcessError:
+                pass
+        os._exit(0)
 
     def _park(self, serial: int, *, hurried: bool) -> None:
-        child = Child(serial, self._take_uid(), hurried=hurried)
+        child = Child(serial, hurried=hurried)
+        self._borrowers[serial] = child
         try:
+            child.uid = self._take_uid()
             if self._jail:
                 self._fork_into_namespaces(child)
             else:
                 self._make_folder(child)
                 child.process = self._fork(child)
-        finally:
-            if not child.process and not child.init:
-                self._recycle(child)
-        self._children[child.process] = child
+            self._children[child.process] = child
+        except Exception as exc:  # the edge: the host decides what a failed fork means
+            self._tell(ctl.pack(ctl.FAILED, serial, text=ctl.reason(exc)))
+            if not child.init:
+                self._died(child)
 
     def _make_folder(self, child: Child) -> None:
         """Where the child works, for want of a mount namespace: one of the host's folders."""
         child.folder = f"{self._plan.staging}/{child.serial}"
-        self._folders[child.serial] = child.folder
         for path in (child.folder, f"{child.folder}/work", f"{child.folder}/tmp"):
             os.mkdir(path, 0o700)
             if child.uid:
@@ -215,13 +244,32 @@ class ForkServer:
         else:
             child.init = 0
         if not child.process and not child.init:
-            self._recycle(child)
-            self._tell(ctl.pack(ctl.GONE, child.serial, *child.end))
+            self._died(child)
 
-    def _recycle(self, child: Child) -> None:
+    def _died(self, child: Child) -> None:
         if child.uid:
             self._uids.append(child.uid)
-        self._networks.give_back(child.network)
+        child.dead = True
+        self._settle(child)
+        self._tell(ctl.pack(ctl.GONE, child.serial, *child.end))
+
+    def _release(self, serial: int) -> None:
+        """The host holds nothing of this child's any more."""
+        child = self._borrowers.get(serial)
+        if child is not None:
+            child.released = True
+            self._settle(child)
+
+    def _settle(self, child: Child) -> None:
+        """
+        Take back what a child had on loan, once it is dead and the host has let go as well.
+
+        A socket it sent to the host lives in its network as long as the host holds the channel.
+        """
+        if child.dead and child.released:
+            del self._borrowers[child.serial]
+            self._networks.give_back(child.network)
+            survivors.remove(child.folder)
 
 
 def preload(plan: WallPlan) -> None:
@@ -230,7 +278,10 @@ def preload(plan: WallPlan) -> None:
         os.environ.setdefault(name, "1")
     sys.path[:0] = plan.site
     for name in plan.preload:
-        __import__(name)
+        try:
+            __import__(name)
+        except Exception as exc:  # whatever a module raises, it is one the task asked for
+            raise RuntimeError(f"cannot preload {name}: {type(exc).__name__}: {exc}") from exc
         threads = len(os.listdir("/proc/self/task"))
         if threads > 1:
             raise RuntimeError(f"preloading {name} left {threads} threads behind; fork needs one")

@@ -37,20 +37,24 @@ class Descriptors:
     """What the host passed on, as numbers on the command line; and our own end, to be watched."""
 
     def __init__(self, words: list[str]) -> None:
-        self.control, self.supervisor, self.bundle, *self.held = map(int, words)
+        self.control, self.supervisor, self.bundle = map(int, words)
         self.plan = -1
+        # Held only to be held: the lease of our user ids lasts as long as its last descriptor.
+        self.held: list[int] = []
         self.guard = os.pidfd_open(os.getpid())
 
     def await_plan(self) -> WallPlan:
-        """What to build; the host writes it while our interpreter starts."""
+        """What to build; the host may have known, when it started us, only that it would."""
         control = _socket.socket(fileno=os.dup(self.control))
         _, ancillary, _, _ = control.recvmsg(16, 64)
-        (self.plan,) = struct.unpack("i", ancillary[0][2])
+        if not ancillary:
+            os._exit(0)  # the host had nothing to build after all, or is gone
+        packed = ancillary[0][2]
+        self.plan, *self.held = struct.unpack(f"{len(packed) // 4}i", packed)
         return WallPlan.decode(os.pread(self.plan, 1 << 24, 0))
 
     def pass_on(self) -> list[str]:
         """What the fork server needs of them, to survive an exec, as words for its command line."""
-        # Held only to be held: the lease of our user ids lasts as long as its last descriptor.
         passed = (self.control, self.supervisor, self.guard, self.plan, self.bundle, *self.held)
         for fd in passed:
             os.set_inheritable(fd, True)

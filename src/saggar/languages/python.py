@@ -3,6 +3,8 @@
 from typing import Any
 
 from saggar.errors import InvalidTask
+from saggar.languages.base import USUAL
+from saggar.model.limits import Limits
 from saggar.model.plan import Plan
 from saggar.model.program import Inline
 from saggar.model.task import Task
@@ -13,7 +15,7 @@ class Python:
 
     name = "python"
 
-    def plan(self, task: Task) -> Plan:
+    def plan(self, task: Task, limits: Limits = USUAL) -> Plan:  # noqa: ARG002 - nobody to tell
         """The runner puts the script in a file, so that `__file__` and `inspect` find it."""
         code = task.program.code
         if not isinstance(code, Inline):

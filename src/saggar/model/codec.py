@@ -21,8 +21,13 @@ JSON: Final = "application/json"
 DEEPEST: Final = 64
 """How deep a value from a guest may nest: every later walk over it may then recurse."""
 
+MOST: Final = 200_000
+"""Lists and objects in a value from a guest: two bytes there are up to two hundred here."""
+
 _MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(;[ -~]{0,100})?", re.ASCII)
-_MAY_OVERFLOW: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
+# A text without an end is passed as well: to look for one from each quote would take hours.
+_TEXT: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_MAY_OVERFLOW: Final = re.compile(rb"[0-9][eE]\+?[0-9]{3}|(?<![0-9])[0-9]{300}")
 
 
 def _media_type(media_type: str) -> str:
@@ -76,6 +81,8 @@ def decode_value(data: bytes, media_type: str | None) -> Any:
         return None
     if media_type != JSON:
         raise ValueError(f"no codec for media type {media_type!r:.60}; there are: {JSON}")
+    if data.count(b"[") + data.count(b"{") > MOST and _containers_in(data) > MOST:
+        raise ValueError(f"the value holds more than {MOST:,} lists and objects")
     try:
         value = from_json(data, allow_inf_nan=False)
     except ValueError as exc:
@@ -86,6 +93,12 @@ def decode_value(data: bytes, media_type: str | None) -> Any:
     if _MAY_OVERFLOW.search(data):
         _refuse_infinity(value)
     return value
+
+
+def _containers_in(data: bytes) -> int:
+    """How many there are at most, brackets in texts aside."""
+    bare = _TEXT.sub(b"", data)
+    return bare.count(b"[") + bare.count(b"{")
 
 
 def _refuse_depth(value: object) -> None:

@@ -14,6 +14,13 @@ _REQUIREMENT: Final = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:\[[A-Za-z0-9._,\s-]*\])?\s*"
     r"(?:(?P<at>@)\s*(?P<url>\S+)(?:\s.*)?|[=<>!~;(].*)?"
 )
+# As the engines have it: a registry, a path, a tag, a digest; or the digest of an image alone.
+_PART: Final = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_REFERENCE: Final = re.compile(
+    r"sha256:[0-9a-f]{12,64}|"
+    rf"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
 _REMOTE: Final = ("https://", "git+https://")
 # An installer prefers a file of such a name to the package.
 _ARCHIVES: Final = (".whl", ".zip", ".gz", ".bz2", ".xz", ".zst", ".tar", ".tgz")
@@ -48,6 +55,14 @@ def _module(name: str) -> str:
     if not all(part.isidentifier() for part in name.split(".")):
         raise ValueError(f"wanted a module such as 'numpy.linalg', found {name!r:.80}")
     return name
+
+
+def _image(image: str) -> str:
+    if not _REFERENCE.fullmatch(image):
+        raise ValueError(
+            f"wanted an image such as 'saggar/runner-node:latest', found {image!r:.80}"
+        )
+    return image
 
 
 def _python(python: str) -> str:
@@ -88,6 +103,8 @@ class Environment(Value):
     mounts: tuple[Mount, ...] = ()
     root: Annotated[str, AfterValidator(absolute)] | None = None
     """A folder of the host to use as the root directory instead of the host's /usr."""
+    image: Annotated[str, AfterValidator(_image)] | None = None
+    """The image of the container to run in. None: the one of the settings."""
 
     @classmethod
     def host(cls) -> Self:

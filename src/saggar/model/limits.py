@@ -1,13 +1,53 @@
 """What a run may consume."""
 
-from typing import TYPE_CHECKING, Annotated, Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
-from saggar.model.quantity import Bytes, Count, MiB, Seconds, TiB
+from saggar.model.quantity import (
+    Bytes,
+    Count,
+    KiB,
+    MiB,
+    Seconds,
+    TiB,
+    format_bytes,
+    format_seconds,
+)
 from saggar.model.value import Value
 
 _WEEK: Final = 7 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class _Between:
+    """What a number may be at least and at most, told with the unit it is shown in."""
+
+    least: int
+    most: int
+    shown: Callable[[float], str] = "{:,}".format
+
+    def __get_pydantic_core_schema__(self, source: Any, build: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, build(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, build: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**build(schema), "minimum": self.least, "maximum": self.most}
+
+    def _check(self, number: float) -> float:
+        if number < self.least:
+            raise ValueError(f"must be at least {self.shown(self.least)}, found {self._of(number)}")
+        if number > self.most:
+            raise ValueError(f"must be at most {self.shown(self.most)}, found {self._of(number)}")
+        return number
+
+    def _of(self, number: float) -> str:
+        """As the bounds are shown, unless it is beyond all units."""
+        return self.shown(number) if number < 1 << 60 else "far more"
 
 
 def _number(cores: object) -> object:
@@ -16,12 +56,15 @@ def _number(cores: object) -> object:
     return cores
 
 
-_Time = Annotated[Seconds, Field(gt=0, le=_WEEK)]
-_Size = Annotated[Bytes, Field(gt=0, le=16 * TiB)]
+_Time = Annotated[Seconds, Field(gt=0), _Between(0, _WEEK, format_seconds)]
+_Size = Annotated[Bytes, _Between(1, 16 * TiB, format_bytes)]
+# Below these nothing can run: what asks for less is a number that lost its unit, most often.
+_Memory = Annotated[Bytes, _Between(MiB, 16 * TiB, format_bytes)]
+_Disk = Annotated[Bytes, _Between(64 * KiB, 16 * TiB, format_bytes)]
+_Inodes = Annotated[Count, _Between(8, 1 << 31)]
 # The kernel knows no process number and, by default, no descriptor above these.
-_Processes = Annotated[Count, Field(gt=0, le=1 << 22)]
-_Descriptors = Annotated[Count, Field(gt=0, le=1 << 20)]
-_Inodes = Annotated[Count, Field(gt=0, le=1 << 31)]
+_Processes = Annotated[Count, _Between(1, 1 << 22)]
+_Descriptors = Annotated[Count, _Between(1, 1 << 20)]
 _Cores = Annotated[float, BeforeValidator(_number), Field(gt=0, le=4096, allow_inf_nan=False)]
 
 
@@ -54,7 +97,7 @@ class Limits(Value):
     """Processor time of the whole process tree."""
     cpu_share: _Cores = 1.0
     """How many cores it may keep busy."""
-    memory: _Size = 256 * MiB
+    memory: _Memory = 256 * MiB
     """Peak of the whole process tree, not of one process."""
     processes: _Processes = 64
     """Processes and threads alive at once."""
@@ -62,7 +105,7 @@ class Limits(Value):
     """Open descriptors of one process."""
     file_size: _Size = 64 * MiB
     """Length of one file."""
-    disk: _Size = 64 * MiB
+    disk: _Disk = 64 * MiB
     """Bytes in the writable folders together."""
     inodes: _Inodes = 10_000
     """Files and folders in the writable folders together."""

@@ -4,9 +4,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from saggar.model.limits import Limits
 from saggar.model.policy import Network, Rung
 from saggar.model.task import File
 from saggar.model.value import Value
+
+
+class Runtime(Value):
+    """A program that a language needs and does not bring; the first word of a plan names it."""
+
+    name: str
+    least: tuple[int, ...] = ()
+    """The oldest version that will do."""
+    purpose: str = ""
+    """What takes that version, for whoever has an older one."""
+    image: str | None = None
+    """The image that has it, for containers of which none is named."""
+
+
+class Compile(Value):
+    """What makes a program out of sources: executed once, in a sandbox of its own."""
+
+    argv: tuple[str, ...]
+    files: tuple[File, ...]
+    env: Mapping[str, str] = {}
+    output: str = "program"
+    """The file of the work folder that is the program afterwards."""
+    libraries: tuple[str, ...] = ()
+    """What of the runtime's own library it uses: compiled before, once for everybody."""
 
 
 class Plan(Value):
@@ -14,9 +39,21 @@ class Plan(Value):
 
     files: tuple[File, ...] = ()
     argv: tuple[str, ...] | None = None
-    """What to execute. None: the guest's own runner runs it."""
-    compile: tuple[str, ...] | None = None
-    """What to execute first, if anything."""
+    """
+    What to execute. None: the guest's own runner runs it. Empty: what its image starts by itself.
+    """
+    runtime: Runtime | None = None
+    """What is to be found before, and where: its name in `argv` becomes the path of it."""
+    compile: Compile | None = None
+    """What to execute first, if anything; the first word of `argv` is what comes of it."""
+    env: Mapping[str, str] = {}
+    """Variables that the program finds, unless the task says otherwise."""
+    reserves: int = 0
+    """Bytes of writable memory that the runtime maps and does not use; no limit counts them."""
+    answers: bool = False
+    """Whether it speaks the container protocol: its stdin is a request, its stdout an answer."""
+    stdin: bytes | None = None
+    """The request. None: what the task has."""
     guest: Mapping[str, Any] = {}
     """What the guest's runner is told; JSON."""
 
@@ -84,3 +121,7 @@ class WarmKey:
     rung: Rung = Rung.JAIL
     host_packages: bool = False
     tenant: str = ""
+    image: str = ""
+    """The container image; empty where there is none, or the operator's own."""
+    limits: Limits | None = None
+    """Those that a child is made with, where a driver cannot narrow it later."""

@@ -79,6 +79,10 @@ _Sorted: Final = PlainSerializer(sorted, return_type=list[str], when_used="json"
 _Prefix = Annotated[str, AfterValidator(absolute)]
 
 
+OUR_IMAGES: Final = ("saggar/runner-*",)
+"""Images that every policy allows: nothing is in them but what runs a program."""
+
+
 class Policy(Value):
     """What a run may touch."""
 
@@ -91,6 +95,7 @@ class Policy(Value):
     shares: Annotated[tuple[_Prefix, ...], AfterValidator(_outermost)] = ()
     """Those of them that it may have mounted writable."""
     images: tuple[Annotated[str, AfterValidator(_image)], ...] = ()
+    """Images that an environment may name beside our own runners; what ends in * is a prefix."""
     host_packages: bool = False
     accept: Annotated[frozenset[CodeKind], Field(min_length=1), _Sorted] = ALL_KINDS
     """The forms of code that may run; {"named"} is production mode."""
@@ -116,7 +121,7 @@ class Policy(Value):
             "limits": self.limits.within(ceiling.limits),
             "mounts": _common(self.mounts, ceiling.mounts),
             "shares": _common(self.shares, ceiling.shares),
-            "images": tuple(image for image in self.images if image in ceiling.images),
+            "images": _both(self.images, ceiling.images),
             "host_packages": self.host_packages and ceiling.host_packages,
             "accept": _accepted_by_both(self.accept, ceiling.accept),
             "best_effort": self.best_effort & ceiling.best_effort,
@@ -139,6 +144,8 @@ class Policy(Value):
     def _admit_environment(self, environment: Environment) -> None:
         if environment.host_packages and not self.host_packages:
             raise _denied("environment.host_packages", True, "host_packages=True")
+        if (image := environment.image) and not _named(image, (*OUR_IMAGES, *self.images)):
+            raise _denied("environment.image", image, f"images=({image!r},)", self.images)
         for field, path in _host_paths(environment):
             if not any(is_inside(path, prefix) for prefix in self.mounts):
                 remedy = f"mounts=({path!r},)"
@@ -148,6 +155,18 @@ class Policy(Value):
             if not mount.read_only and not any(is_inside(path, one) for one in self.shares):
                 remedy = f"shares=({path!r},)"
                 raise _denied("environment.mounts, writable", path, remedy, self.shares)
+
+
+def _named(image: str, allowed: tuple[str, ...]) -> bool:
+    """Whether one of these references, or a prefix among them, is or covers `image`."""
+    return any(image.startswith(one[:-1]) if one.endswith("*") else image == one for one in allowed)
+
+
+def _both(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
+    """The images that both allow: of two prefixes the longer one, in the order of ours."""
+    kept = [image for image in ours if _named(image, theirs)]
+    kept += [image for image in theirs if _named(image, ours)]
+    return tuple(dict.fromkeys(kept))
 
 
 def _host_paths(environment: Environment) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from enum import StrEnum
+from os import PathLike
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
@@ -10,6 +11,14 @@ from saggar.errors import InvalidTask
 from saggar.model.environment import Environment
 from saggar.model.paths import printable, relative, utf8, without_nul
 from saggar.model.value import Value
+
+LANGUAGES: Final = {
+    **dict.fromkeys((".js", ".mjs", ".cjs", ".ts", ".mts", ".cts"), "node"),
+    ".go": "go",
+    ".sh": "bash",
+    ".bash": "bash",
+}
+"""What a file is written in, by its ending; any other one is Python."""
 
 
 class CodeKind(StrEnum):
@@ -61,7 +70,8 @@ class Command(Value):
     """A program that the environment already has, and its arguments. No shell reads them."""
 
     kind: Literal[CodeKind.COMMAND] = CodeKind.COMMAND
-    argv: Annotated[tuple[Annotated[str, AfterValidator(without_nul)], ...], Field(min_length=1)]
+    argv: tuple[Annotated[str, AfterValidator(without_nul)], ...]
+    """Empty: what the image of a container starts by itself."""
 
 
 Code = Annotated[Inline | Pickled | Named | Command, Field(discriminator="kind")]
@@ -113,4 +123,6 @@ def _code(code: object) -> Inline | Pickled | Named | Command:
                 raise InvalidTask(f"the code is not UTF-8: {exc}") from None
         case Inline() | Pickled() | Named() | Command():
             return code
+        case PathLike():
+            raise InvalidTask("wanted code as text, found a path; give path.read_text()")
     raise InvalidTask(f"wanted code as text, found {type(code).__name__}")

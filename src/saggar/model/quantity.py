@@ -31,7 +31,16 @@ _TIMES: Final = {
 }  # fmt: skip
 _NUMBER_AND_UNIT: Final = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?\s*([A-Za-z]{0,3})")
 
-_COUNT: Final = re.compile(r"[0-9]{1,9}(_[0-9]{1,3}){0,4}")
+_COUNT: Final = re.compile(r"[0-9]+(?:_[0-9]+)*")
+_LONGEST_COUNT: Final = 100
+
+# Each with how many of it make one of the next.
+_SHOWN_SIZES: Final = (
+    ("B", 1024), ("KiB", 1024), ("MiB", 1024), ("GiB", 1024), ("TiB", math.inf),
+)  # fmt: skip
+_SHOWN_TIMES: Final = (
+    ("us", 1000), ("ms", 1000), ("s", 60), ("min", 60), ("h", 24), ("d", math.inf),
+)  # fmt: skip
 
 
 def parse_bytes(size: object) -> int:
@@ -71,25 +80,19 @@ def parse_count(count: object) -> int:
             raise ValueError(f"wanted {wanted}, found {count!r}")
         case int():
             return _not_negative(count, wanted)
-        case str() if _COUNT.fullmatch(count):
+        case str() if len(count) <= _LONGEST_COUNT and _COUNT.fullmatch(count):
             return int(count)
     raise ValueError(f"wanted {wanted}, found {count!r:.60}")
 
 
 def format_bytes(size: float) -> str:
     """A size for people: "256 MiB", "1.5 GiB", "812 B"."""
-    for unit, name in ((TiB, "TiB"), (GiB, "GiB"), (MiB, "MiB"), (KiB, "KiB")):
-        if abs(size) >= unit:
-            return f"{_three_digits(size / unit)} {name}"
-    return f"{size:.0f} B"
+    return _in_units(round(size), _SHOWN_SIZES)
 
 
 def format_seconds(time: float) -> str:
     """A time for people: "1.5 s", "200 ms", "2 min"."""
-    for unit, name in ((3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms")):
-        if abs(time) >= unit:
-            return f"{_three_digits(time / unit)} {name}"
-    return f"{_three_digits(time * 1e6)} us"
+    return _in_units(time * 1e6, _SHOWN_TIMES)
 
 
 def _scaled(text: str, units: dict[str, int], wanted: str) -> tuple[int, float]:
@@ -106,6 +109,16 @@ def _not_negative(number: N, wanted: str) -> N:
     if number < 0:
         raise ValueError(f"wanted {wanted}, found {number!r}")
     return number
+
+
+def _in_units(number: float, units: tuple[tuple[str, float], ...]) -> str:
+    for name, in_the_next in units:
+        text = f"{_three_digits(number)} {name}"
+        # What rounds up to one of the next unit is one of the next.
+        if abs(round(number, 1 if abs(number) < 100 else 0)) < in_the_next:
+            break
+        number /= in_the_next
+    return text
 
 
 def _three_digits(number: float) -> str:

@@ -165,11 +165,13 @@ class Result(Outcome, Generic[T]):
             GuestError: The run did not end well; the error carries this result.
         """
         if not self.ok:
-            raise GuestError(self, self._summary())
+            raise GuestError(self, self.summary())
         return self.value  # type: ignore[return-value]
 
-    def _summary(self) -> str:
-        if self.error is not None:
+    def summary(self) -> str:
+        """How it ended, in a few words."""
+        # Whatever was interrupted says KeyboardInterrupt, and so tells nothing of why.
+        if self.error is not None and self.status is Status.ERROR:
             return f"{self.error.type}: {self.error.message}"
         ended = f"{self.status} ({self.limit})" if self.limit else str(self.status)
         if self.signal:

@@ -1,10 +1,12 @@
 """A program and everything that varies from run to run."""
 
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
+from saggar.errors import InvalidTask
 from saggar.model.codec import Payload, encode_input
 from saggar.model.environment import Environment
 from saggar.model.paths import printable, relative, utf8, without_nul
@@ -19,6 +21,8 @@ What the code and the files of one task may weigh together.
 A task is held in memory, hashed and sent through a channel as one piece; what is larger
 belongs in a mount.
 """
+
+_WANTED_FILES: Final = "wanted contents by name such as {'data.csv': b'1,2'}"
 
 
 def _variable(name: str) -> str:
@@ -151,7 +155,14 @@ def _refuse_clashes(paths: list[str]) -> None:
 def _files(files: Mapping[str, Any] | Iterable[File]) -> tuple[File, ...]:
     if isinstance(files, Mapping):
         return tuple(File(path=path, content=content) for path, content in files.items())
-    return tuple(files)
+    # A lone name would be taken letter by letter, and nothing on the host is read by its name.
+    if isinstance(files, str | bytes | PathLike):
+        raise InvalidTask(f"task.files: {_WANTED_FILES}, found {files!r:.60}")
+    found = tuple(files)
+    for each in found:
+        if isinstance(each, str | PathLike):
+            raise InvalidTask(f"task.files: {_WANTED_FILES}, found {each!r:.60} among them")
+    return found
 
 
 def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from saggar.boundary import control as ctl
 
 RECORDS = st.builds(
     ctl.Record,
-    st.sampled_from([ctl.PARK, ctl.PARKED, ctl.GONE, ctl.FAILED, ctl.REMOVE]),
+    st.sampled_from([ctl.PARK, ctl.PARKED, ctl.GONE, ctl.FAILED, ctl.RELEASE]),
     st.integers(0, 2**32 - 1),
     st.integers(-(2**31), 2**31 - 1),
     st.floats(0, 1e9),

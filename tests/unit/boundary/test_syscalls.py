@@ -54,8 +54,8 @@ def test_both_machines_have_a_number_for_the_same_calls():
 
 
 def test_an_error_says_what_was_tried():
-    with pytest.raises(OSError, match=r"^\[Errno 9\] fspick: Bad file descriptor$"):
-        sys_.pick_filesystem(-1)
+    with pytest.raises(OSError, match=r"^\[Errno 9\] openat2: Bad file descriptor$"):
+        sys_.openat2(-1, b"name", os.O_RDONLY, 0)
 
 
 def test_the_error_of_a_mount_says_where_and_what():

@@ -20,7 +20,33 @@ def test_a_misspelled_option_names_the_nearest():
 
 def test_an_option_like_no_other_points_to_the_help():
     with pytest.raises(UsageError, match="see saggar run --help"):
-        parser().read(["-c", "1", "--zzzzzz"])
+        parser().read(["-c", "1", "--verbose"])
+
+
+@pytest.mark.parametrize("word", ["data.csv", "--its-own"])
+def test_a_word_for_the_program_is_told_where_it_goes(word):
+    with pytest.raises(UsageError, match="the program's own arguments go after --"):
+        parser().read(["x.py", word])
+
+
+@pytest.mark.parametrize(
+    ("words", "way_out"),
+    [
+        (["--wall", "-1s"], "--wall: wanted a value, found '-1s'; .*: --wall=-1s"),
+        (["--wall", "2s", "--wall", "-1s"], "--wall: wanted a value, found '-1s'"),
+        (["--package", "--index-url=x"], "--package: .*: --package=--index-url=x"),
+        (["-c", "-x"], "-c: .*: -c=-x"),
+        (["--wall"], "--wall: wanted a value, found none; see saggar run --help"),
+        (["--input"], "--input: wanted a value, found none"),
+    ],
+)
+def test_a_value_that_looks_like_an_option_is_told_how_to_be_one(words, way_out):
+    with pytest.raises(UsageError, match=way_out):
+        parser().read(["x.py", *words])
+
+
+def test_a_value_that_begins_with_a_dash_can_be_joined():
+    assert "-x" == parser().read(["-c=-x"]).code
 
 
 def test_an_abbreviation_is_not_guessed():

@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from saggar.cli.doctor import as_json, can_run_closed, report
+from saggar.drivers.jail.recipes import RECIPES
 from saggar.model.limits import LIMIT_NAMES
 from saggar.model.plan import Capabilities, Support
 
@@ -62,3 +64,21 @@ def test_the_closed_policy_runs_where_everything_is_enforced():
 )
 def test_the_closed_policy_does_not_run_on_less(change):
     assert not can_run_closed(FULL.replace(**change))
+
+
+def test_a_page_without_recipes_announces_none():
+    assert "What to do" not in page(FULL)
+    assert "What to do" in page(LESS)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_readme_has_the_same_recipes(name):
+    """What is to be typed, line for line, and the words around it."""
+    readme = Path(__file__).parents[3].joinpath("README.md").read_text()
+    said = " ".join(readme.replace("`", "").split())
+    lines = RECIPES[name].splitlines()
+    typed = [line.removeprefix("    ") for line in lines if line.startswith("    ")]
+    words = " ".join(line for line in lines if line and not line.startswith("    "))
+
+    assert "\n".join(typed) in readme
+    assert all(part.strip() in said for part in words.split(". ") if not part.startswith("Ubuntu"))

@@ -69,9 +69,10 @@ def test_permissions_come_along_and_the_owner_can_always_read(tmp_path):
     (tmp_path / "x").touch(0o755)
     (tmp_path / "y").touch()
     (tmp_path / "y").chmod(0o4011)
-    x, y = inputs.gather([str(tmp_path / "x"), str(tmp_path / "y")])
+    (x,) = inputs.gather([str(tmp_path / "x")])
 
-    assert (0o755, 0o411) == (x.mode, y.mode)
+    assert 0o755 == x.mode
+    assert 0o411 == inputs.mode(str(tmp_path / "y"))
 
 
 def test_all_files_together_have_a_cap(tmp_path, monkeypatch):
@@ -100,3 +101,16 @@ def test_a_file_without_end_is_not_read_to_it():
 def test_what_has_no_name_is_refused():
     with pytest.raises(UsageError, match="'/' has no name of its own; say which: /=NAME"):
         names("/")
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("data.csv=", "'data.csv' has no name of its own; say which: data.csv=NAME"),
+        ("=x", "--input: wanted PATH or PATH=NAME, found '=x'"),
+        ("", "--input: wanted PATH or PATH=NAME, found ''"),
+    ],
+)
+def test_half_an_input_is_told_what_is_missing(word, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        inputs.gather([word])

@@ -1,9 +1,13 @@
+import json
+import subprocess
+import sys
+
 import pytest
 
 import saggar
 from saggar.cli import main
 from saggar.cli.main import explain
-from saggar.errors import Overloaded, PrepareFailed, SandboxBroken
+from saggar.errors import DriverUnavailable, Overloaded, PrepareFailed, SandboxBroken
 
 
 def test_without_a_command_one_sees_which_there_are(capsys):
@@ -92,3 +96,69 @@ def test_what_a_message_quotes_cannot_move_the_cursor(capsys):
     explain(SandboxBroken("\x1b[2Jgone"))
 
     assert "saggar: \\x1b[2Jgone\n" == capsys.readouterr().err
+
+
+def test_the_help_of_a_command_can_be_asked_for_in_two_ways(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "gc"])
+
+    assert 0 == ended.value.code
+    assert capsys.readouterr().out.startswith("usage: saggar gc")
+
+
+def test_a_misspelled_option_of_ours_names_the_nearest(capsys):
+    assert 2 == main(["--vresion"])
+    assert "did you mean saggar --version?" in capsys.readouterr().err
+
+
+def test_a_refused_policy_is_proposed_as_options(capsys):
+    explain(DriverUnavailable("Policy(best_effort={'cpu_share'}) would do without"))
+
+    assert "saggar: --best-effort cpu-share would do without\n" == capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["run", "--help"], ["gc"]])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_an_answer_that_cannot_be_written_is_one_line(words, buffered):
+    """Python flushes as it ends, and would complain in its own way."""
+    argv = [sys.executable, *([] if buffered else ["-u"]), "-m", "saggar", *words]
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+
+    said = "saggar: the answer cannot be written to stdout: no space left on device\n"
+    assert (70, said) == (ended.returncode, ended.stderr)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["run", "--help"]])
+def test_an_answer_that_nobody_reads_is_no_complaint(words):
+    command = [sys.executable, "-m", "saggar", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+
+    assert (141, b"") == (process.returncode, said)
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_terminal_without_utf8_gets_the_page_all_the_same(errors):
+    """One mark is lost, and the document for programs loses none."""
+    variables = {"PYTHONIOENCODING": f"ascii:{errors}"}
+    pages = [
+        subprocess.run(
+            [sys.executable, "-m", "saggar", "doctor", *words],
+            env=variables,
+            capture_output=True,
+            check=False,
+        )
+        for words in ([], ["--json"])
+    ]
+
+    assert all(page.stderr == b"" for page in pages)
+    assert "drivers" in json.loads(pages[1].stdout)
+
+
+def test_an_unknown_driver_in_the_settings_names_the_nearest(monkeypatch, capsys):
+    monkeypatch.setenv("SAGGAR_DRIVER", "jial")
+
+    assert 2 == main(["doctor"])
+    assert "no driver named 'jial'" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from saggar.cli.options import LIMITS, parser
-from saggar.cli.request import environment, interpreter, request
+from saggar.cli.request import environment, in_options, interpreter, request
 from saggar.errors import InvalidTask, PolicyDenied, UsageError
 from saggar.model.limits import LIMIT_NAMES, Limits
 from saggar.model.policy import Network, Policy, Rung
@@ -96,9 +96,9 @@ def test_stdin_is_passed_on_byte_for_byte(monkeypatch):
 
 
 def test_code_that_is_not_utf8_is_refused(tmp_path):
-    (tmp_path / "x.py").write_bytes(b"# caf\xe9")
+    (tmp_path / "x.py").write_bytes(b"\n# caf\xe9")
 
-    with pytest.raises(InvalidTask, match=r"x\.py is not UTF-8: .* at byte 5"):
+    with pytest.raises(InvalidTask, match=r"x\.py is not UTF-8: .* at byte 6, line 2; convert it"):
         asked(str(tmp_path / "x.py"))
 
 
@@ -118,8 +118,8 @@ def test_code_that_is_not_utf8_is_refused(tmp_path):
         (["-c", "1", "--env", "=1"], "--env: "),
         (["-c", "1", "--env", "A=\0"], "--env: holds a NUL byte"),
         (["-c", "1", "--wall", "abc"], "--wall: wanted a time such as '1.5s', found 'abc'"),
-        (["-c", "1", "--wall", "8d"], "--wall: must be less than or equal to"),
-        (["-c", "1", "--memory", "0"], "--memory: must be greater than 0"),
+        (["-c", "1", "--wall", "8d"], "--wall: must be at most 7 d, found 8 d"),
+        (["-c", "1", "--memory", "256"], "--memory: must be at least 1 MiB, found 256 B"),
         (["-c", "1", "--open-files", "x"], "--open-files: wanted a whole number"),
         (["-c", "1", "--output-limit", "-1"], "--output-limit: wanted a size"),
         (["-c", "1", "--network", "hots"], "--network: must be"),
@@ -131,7 +131,12 @@ def test_code_that_is_not_utf8_is_refused(tmp_path):
         (["-c", "1", "--output", "../x"], "--output: must be a relative path"),
         (["-c", "1", "--output", "/x"], "--output: must be a relative path"),
         (["no-such-file.py"], "cannot read 'no-such-file.py': no such file"),
-        (["."], "cannot read '.': is a directory"),
+        (["."], "cannot read '.': is a directory; name the file in it"),
+        (["-c", "1", "--language", "command"], "a command is run from Python"),
+        (["-c", "1", "--network", ""], "--network: must be"),
+        (["-c", "1", "--isolation", ""], "--isolation: must be"),
+        (["-c", "\udcff"], "-c: holds characters that have no UTF-8 form"),
+        (["-c", "1", "--input", __file__, __file__], "two files have the path"),
         (["-c", "1", "--input", "no-such-file"], "cannot read 'no-such-file': no such file"),
         (["/dev/zero"], "'/dev/zero' does not fit"),
     ],
@@ -162,3 +167,36 @@ def test_a_version_stays_a_version():
 
 def test_a_relative_interpreter_becomes_absolute():
     assert os.path.join(os.getcwd(), "bin/python") == interpreter("./bin/python")
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("x.py", "python"),
+        ("x", "python"),
+        ("x.js", "node"),
+        ("x.mts", "node"),
+        ("x.go", "go"),
+        ("x.sh", "bash"),
+    ],
+)
+def test_a_files_ending_tells_its_language(tmp_path, name, language):
+    (tmp_path / name).write_text("")
+
+    assert language == asked(str(tmp_path / name))[0].program.language
+    assert "go" == asked(str(tmp_path / name), "--language", "go")[0].program.language
+
+
+def test_a_language_of_no_name_is_not_taken_for_python():
+    assert "" == asked("-c", "1", "--language", "")[0].program.language
+
+
+def test_a_proposed_policy_is_said_in_options():
+    policy = "Policy(isolation='process', network='host', best_effort={'cpu_share', 'disk'})"
+    words = "--isolation process --network host --best-effort cpu-share --best-effort disk"
+
+    assert f"may run with {words}" == in_options(f"may run with {policy}")
+
+
+def test_a_policy_that_no_option_asks_for_stays_as_it_is():
+    assert "Policy(mounts=('/x',))" == in_options("Policy(mounts=('/x',))")

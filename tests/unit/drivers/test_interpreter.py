@@ -12,7 +12,7 @@ import pytest
 
 from saggar.drivers import interpreter
 from saggar.drivers.interpreter import OPTIONS, bootstrap, bundle, find, memory_file
-from saggar.errors import DriverUnavailable
+from saggar.errors import DriverUnavailable, NotFound
 
 
 @pytest.fixture
@@ -69,9 +69,23 @@ def test_a_version_is_looked_for_on_path(tmp_path, monkeypatch):
     assert find(None).executable == find(f"{major}.{minor}").executable
 
 
-def test_a_version_that_nobody_has_is_refused_with_the_other_way(monkeypatch):
-    with pytest.raises(DriverUnavailable, match=r"no python3\.99 on PATH; name one by its absol"):
+def test_a_version_that_nobody_has_is_refused_with_those_that_there_are(tmp_path, monkeypatch):
+    for name in ("python3.11", "python3.9", "python3.12", "python3.12-config", "python3"):
+        (tmp_path / name).symlink_to(find(None).executable)
+    (tmp_path / "python3.13").touch()  # which cannot be executed
+    monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
+    with pytest.raises(NotFound) as refused:
         find("3.99")
+
+    assert str(refused.value) == (
+        "no python3.99 on PATH; there are: 3.11, 3.12; another one is named by its absolute path"
+    )
+
+
+def test_where_there_is_none_on_path_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotFound, match=r"no python3\.12 on PATH; there are: none; "):
+        find("3.12")
 
 
 def test_an_interpreter_is_asked_once(pretender, tmp_path):
@@ -107,10 +121,24 @@ def test_what_is_no_python_is_refused(pretender, answer, status):
         find(pretender(answer, status))
 
 
-def test_a_path_that_leads_nowhere_is_refused(tmp_path):
-    for path in (str(tmp_path / "missing"), str(tmp_path)):
-        with pytest.raises(DriverUnavailable, match=f"{path} does not answer"):
-            find(path)
+def test_a_path_that_leads_to_no_program_is_refused_with_what_there_is(tmp_path):
+    (tmp_path / "file").touch()
+    for path, reason in (
+        ("missing", "no such file or directory"),
+        ("file", "permission denied"),
+        ("file/below", "not a directory"),
+        ("", "permission denied"),
+    ):
+        with pytest.raises(NotFound) as refused:
+            find(str(tmp_path / path))
+
+        assert f"{tmp_path / path} cannot be run: {reason}; on PATH" in str(refused.value)
+        assert "Errno" not in str(refused.value)
+
+
+def test_one_that_fails_is_refused_without_what_it_was_asked(pretender):
+    with pytest.raises(DriverUnavailable, match=r"does not answer .*: it exits with 3$"):
+        find(pretender("[]", 3))
 
 
 def test_the_options_keep_the_callers_variables_folders_and_site_out(tmp_path):

@@ -84,6 +84,7 @@ class FakeDriver:
 
     name = "fake"
     warm = True
+    fixed: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self.log: list[str] = []

@@ -16,7 +16,7 @@ from saggar.boundary.order import Order
 from saggar.drivers.base import Exit, Reading
 from saggar.drivers.jail.driver import JailDriver
 from saggar.engine import oneshot
-from saggar.errors import DriverUnavailable
+from saggar.errors import DriverUnavailable, InvalidTask
 from saggar.languages.command import CommandLanguage
 from saggar.languages.python import Python
 from saggar.model.event import Displayed, Finished, Output, Started, afold
@@ -409,6 +409,7 @@ class Played(Ends):
     """A tree whose inside is the test: what it answers, how it dies, what it seems to use."""
 
     isolation, cwd, site, rlimits = "played", "/work", (), ((1, 2, 3),)
+    entrypoint = None
     environment = {"HOME": "/work", "LANG": "C.UTF-8"}  # noqa: RUF012 - a value of the protocol
     work = -1
 
@@ -494,6 +495,22 @@ async def test_a_plans_files_come_before_the_tasks(played):
     await judged(played, plan=plan, files={"given": b""})
 
     assert ["made", "given"] == [path for path, _, _ in played.order().files]
+
+
+async def test_a_plan_without_words_starts_what_the_sandbox_would_start_by_itself(played):
+    played.answer()
+    played.mortal = False
+    played.entrypoint = ("node", "/app/execute.js"), "/app"
+    await judged(played, plan=Plan(argv=()), args=("-v",), files={"given": b"x"})
+    order = played.order()
+
+    assert (("node", "/app/execute.js", "-v"), "/app") == (order.argv, order.cwd)
+    assert (("/work/given", b"x", 0o644),) == order.files
+
+
+async def test_where_nothing_starts_by_itself_a_plan_needs_words(played):
+    with pytest.raises(InvalidTask, match="no command to run"):
+        await judged(played, plan=Plan(argv=()))
 
 
 async def test_a_tree_that_dies_before_it_takes_its_order_is_our_fault(played):

@@ -435,6 +435,24 @@ async def test_a_server_with_a_long_run_is_not_idle(driver, warm, clock):
         assert driver.open
 
 
+async def test_limits_that_no_claim_can_change_are_part_of_what_a_child_is_made_for(driver, warm):
+    driver.fixed = frozenset({"memory"})
+    for memory in ("32MiB", "32MiB", "64MiB"):
+        async with child(warm, policy=Policy(limits={"memory": memory})):
+            pass
+
+    assert [32 << 20, 64 << 20] == [one.limits.memory for one in driver.keys]
+
+
+async def test_limits_that_a_claim_can_change_are_not(driver, warm):
+    driver.fixed = frozenset({"memory"})
+    for wall in (1, 2, 3):
+        async with child(warm, policy=Policy(limits={"wall": wall})):
+            pass
+
+    assert 1 == len(driver.keys)
+
+
 async def test_at_the_end_nothing_is_left(driver, clock):
     async with anyio.create_task_group() as group:
         warm = Warm(driver, group, None, clock)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -148,6 +149,46 @@ async def test_a_build_that_failed_leaves_nothing_and_the_installers_words(
     shelf.add("clay")
 
     assert 1 == len(await store.prepare(CLAY, interpreter=interpreter))
+
+
+async def test_an_index_that_cannot_be_reached_is_told_as_that(
+    store, interpreter, cache, tmp_path, monkeypatch
+):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and never listens
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{silent.getsockname()[1]}/simple")
+        with pytest.raises(PrepareFailed) as failure:
+            await store.prepare(CLAY, interpreter=interpreter)
+
+    assert str(failure.value).startswith("the package index cannot be reached: Connection refused")
+    assert "Failed to fetch" in failure.value.log
+    assert [] == contents(cache, "locks")
+
+
+async def test_without_a_network_one_does_not_wait_long_unless_one_asked_for_it(
+    store, interpreter, tmp_path, monkeypatch
+):
+    """What uv is told is seen by a program in its place."""
+    (tmp_path / "bin").mkdir()
+    uv = tmp_path / "bin" / "uv"
+    uv.write_text('#!/bin/sh\necho "tries: $UV_HTTP_RETRIES" >&2\nexit 1\n')
+    uv.chmod(0o755)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.delenv("UV_HTTP_RETRIES", raising=False)
+    logs = []
+    for said in ({}, {"UV_HTTP_RETRIES": "7"}):
+        for name, value in said.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(PrepareFailed) as failure:
+            await store.prepare(CLAY, interpreter=interpreter)
+        logs.append(failure.value.log)
+
+    assert ["tries: 1\n", "tries: 7\n"] == logs
 
 
 async def test_a_source_distribution_is_not_built(store, shelf, interpreter, tmp_path):

@@ -26,6 +26,20 @@ def pid_of_a_child():
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def where_a_server_stands(work):
+    """
+    What `work` returns where every namespace belongs to whoever is there, as a fork server's do.
+
+    An ordinary user would not get back into one of the machine's.
+    """
+
+    def moved():
+        sys_.unshare(sum(INNER.values()) | sys_.CLONE_NEWNET)
+        return in_child(work)  # born in the new namespace of pids
+
+    return with_own_mounts(moved)
+
+
 def test_home_is_left_for_namespaces_that_are_all_new_and_found_again():
     def there_and_back():
         home, before = Home("none"), standing()
@@ -34,7 +48,7 @@ def test_home_is_left_for_namespaces_that_are_all_new_and_found_again():
         home.come_back()
         return before, away, first, standing(), pid_of_a_child()
 
-    before, away, first, after, second = with_own_mounts(there_and_back)
+    before, away, first, after, second = where_a_server_stands(there_and_back)
 
     assert (1, 2) == (first, second)
     assert before == after
@@ -51,7 +65,7 @@ def test_home_can_be_left_again_and_again():
             home.come_back()
             assert before == standing()
 
-    with_own_mounts(often)
+    where_a_server_stands(often)
 
 
 def test_home_brings_back_from_a_network_too():
@@ -65,7 +79,7 @@ def test_home_brings_back_from_a_network_too():
         home.come_back()
         return before["net"], away, standing()["net"]
 
-    before, away, after = with_own_mounts(joined)
+    before, away, after = where_a_server_stands(joined)
 
     assert before == after != away
 

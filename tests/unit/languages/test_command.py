@@ -31,3 +31,8 @@ def test_source_text_is_refused():
 def test_a_command_has_no_value(options):
     with pytest.raises(InvalidTask, match="an exit code and output, but no value"):
         planned(**options)
+
+
+def test_arguments_alone_are_no_command():
+    """They are for what an image starts by itself."""
+    assert () == planned(Command(argv=()), args=["a"]).argv

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from saggar.errors import InvalidTask
 from saggar.model import Payload, decode_value, encode_input
-from saggar.model.codec import DEEPEST, JSON
+from saggar.model.codec import DEEPEST, JSON, MOST
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -149,3 +149,16 @@ def test_only_known_media_types_are_decoded():
 def test_a_large_exponent_that_fits_is_taken():
     assert 1e300 == decode_value(b"1e300", JSON)
     assert "1e999" == decode_value(b'"1e999"', JSON)
+
+
+def test_a_value_of_more_lists_than_anybody_reads_is_refused_before_it_is_built():
+    crowd = b"[" + b",".join([b"[]"] * MOST) + b"]"
+
+    with pytest.raises(ValueError, match="more than 200,000 lists and objects"):
+        decode_value(crowd, JSON)
+
+
+def test_brackets_in_a_text_are_text():
+    text = '[{"\\' * MOST
+
+    assert text == decode_value(json.dumps(text).encode(), JSON)

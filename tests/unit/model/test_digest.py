@@ -7,12 +7,12 @@ import pytest
 from saggar.model import Environment, Pickled, Policy, Program, Task, digest
 from saggar.model.digest import canonical
 
-KNOWN = "sha256:244067e2bd08b6e37a5e565aeca90a95f8c23a26aa2a683322f38764514454db"
+KNOWN = "sha256:29b2a804f20f9f9bc3d51411753d1d4e6a24a145e8f7dbf0e0665466bf68a59d"
 
 
 def test_canonical_json_has_sorted_keys_and_no_white_space():
     expected = (
-        '{"host_packages":false,"mounts":[],"packages":["é"],'
+        '{"host_packages":false,"image":null,"mounts":[],"packages":["é"],'
         '"preload":[],"python":null,"root":null}'
     )
 

@@ -90,3 +90,28 @@ def test_nothing_is_mounted_over_what_the_walls_are_made_of(target):
 
 def test_the_host_environment_has_the_packages_of_the_host_and_nothing_else():
     assert Environment(host_packages=True) == Environment.host()
+
+
+DIGEST = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "alpine",
+        "saggar/runner-node:latest",
+        "registry.example:5000/team/app_x/y-z:1.2",
+        f"app@sha256:{DIGEST}",
+        f"sha256:{DIGEST}",
+    ],
+)
+def test_an_image_is_named_as_engines_name_it(image):
+    assert image == Environment(image=image).image
+
+
+@pytest.mark.parametrize(
+    "image", ["", "Alpine", "a b", "-v", "../x", "a:", "a@sha256:1", "a:t\n", "http://x/y", "a//b"]
+)
+def test_what_an_engine_would_not_take_for_an_image_is_refused(image):
+    with pytest.raises(InvalidTask, match="wanted an image such as"):
+        Environment(image=image)

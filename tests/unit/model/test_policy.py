@@ -30,7 +30,10 @@ POLICIES = st.builds(
     Policy,
     isolation=st.sampled_from(Rung),
     limits=st.builds(
-        Limits, wall=st.integers(1, 3), memory=st.integers(1, 3), processes=st.integers(1, 3)
+        Limits,
+        wall=st.integers(1, 3),
+        memory=st.integers(1 << 20, (1 << 20) + 2),
+        processes=st.integers(1, 3),
     ),
     network=st.sampled_from(Network),
     mounts=PREFIXES,
@@ -227,3 +230,32 @@ def test_a_mount_is_writable_only_where_the_policy_shares():
     with pytest.raises(PolicyDenied, match=r"shares=\('/data/in',\)"):
         Policy(mounts=("/data",)).admit(task)
     Policy(mounts=("/data",), shares=("/data",)).admit(task)
+
+
+def using(image):
+    return Task.of("pass", environment=Environment(image=image))
+
+
+@pytest.mark.parametrize("image", ["saggar/runner-node:latest", "one", "team/app:1"])
+def test_our_own_runners_and_the_images_that_a_policy_names_may_be_used(image):
+    Policy(images=("one", "team/*")).admit(using(image))
+
+
+@pytest.mark.parametrize("image", ["ones", "team", "other/team/app", "saggar/base"])
+def test_any_other_image_is_refused_with_the_policy_that_would_allow_it(image):
+    with pytest.raises(PolicyDenied, match=rf"allow it with Policy\(images=\('{image}',\)\)"):
+        Policy(images=("one", "team/*")).admit(using(image))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "both"),
+    [
+        (("a/*",), ("a/b",), ("a/b",)),
+        (("a/b",), ("a/*",), ("a/b",)),
+        (("a/*",), ("a/b*", "c"), ("a/b*",)),
+        (("a",), ("b",), ()),
+        (("*",), (), ()),
+    ],
+)
+def test_of_two_policies_images_what_both_allow_is_left(ours, theirs, both):
+    assert both == Policy(images=ours).within(Policy(images=theirs)).images

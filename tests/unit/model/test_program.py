@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,16 +73,20 @@ def test_what_is_not_code_is_refused():
         Program.of(42)  # type: ignore[arg-type]
 
 
+def test_a_path_is_not_code_and_the_way_out_is_told():
+    with pytest.raises(InvalidTask, match=r"wanted code as text, found a path; .*\.read_text\(\)$"):
+        Program.of(Path("main.py"))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("entry", ["", "a b", "a()", "1a", "a..b"])
 def test_an_entry_is_a_name(entry):
     with pytest.raises(InvalidTask, match="wanted a function's name"):
         Program.of("pass", entry=entry)
 
 
-@pytest.mark.parametrize("argv", [(), ("a\0b",)])
-def test_a_command_that_cannot_be_executed_is_refused(argv):
+def test_a_command_that_cannot_be_executed_is_refused():
     with pytest.raises(InvalidTask, match=r"^command\.argv"):
-        Command(argv=argv)
+        Command(argv=("a\0b",))
 
 
 def test_a_program_can_be_a_key():

@@ -64,7 +64,9 @@ def test_nonsense_is_refused_with_an_example_of_what_is_wanted(parse, nonsense):
         parse(nonsense)
 
 
-@pytest.mark.parametrize(("count", "text"), [(64, "64"), (10_000, "10_000"), (0, 0)])
+@pytest.mark.parametrize(
+    ("count", "text"), [(64, "64"), (10_000, "10_000"), (0, 0), (12345678901, "12345678901")]
+)
 def test_counts_are_whole_numbers(count, text):
     assert count == parse_count(text)
 
@@ -87,7 +89,16 @@ def test_a_shown_time_reads_back_as_nearly_itself(time):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0 B", 0), ("812 B", 812), ("256 MiB", 1 << 28), ("1.5 GiB", 3 << 29), ("2 TiB", 1 << 41)],
+    [
+        ("0 B", 0),
+        ("812 B", 812),
+        ("1 KiB", 1023.9),
+        ("256 MiB", 1 << 28),
+        ("1 GiB", (1 << 30) - 1),
+        ("1.5 GiB", 3 << 29),
+        ("2 TiB", 1 << 41),
+        ("4096 TiB", 1 << 52),
+    ],
 )
 def test_sizes_are_shown_short(text, size):
     assert text == format_bytes(size)
@@ -95,7 +106,20 @@ def test_sizes_are_shown_short(text, size):
 
 @pytest.mark.parametrize(
     ("text", "time"),
-    [("0 us", 0), ("12 us", 12e-6), ("200 ms", 0.2), ("1.5 s", 1.5), ("2 min", 120), ("1 h", 3600)],
+    [
+        ("0 us", 0),
+        ("12 us", 12e-6),
+        ("999 us", 999.4e-6),
+        ("1 ms", 999.6e-6),
+        ("200 ms", 0.2),
+        ("960 ms", 0.96),
+        ("1 s", 0.9996),
+        ("1.5 s", 1.5),
+        ("1 min", 59.96),
+        ("2 min", 120),
+        ("1 h", 3600),
+        ("7 d", 604800),
+    ],
 )
 def test_times_are_shown_short(text, time):
     assert text == format_seconds(time)

@@ -86,6 +86,14 @@ def test_the_value_of_a_good_result_unwraps():
         ("ValueError: no", result("error", error=ErrorInfo(type="ValueError", message="no"))),
         ("error, exit code 3", result("error", exit_code=3)),
         ("timeout (wall)", result("timeout", limit="wall")),
+        (
+            "timeout (wall)",
+            result("timeout", limit="wall", error=ErrorInfo(type="KeyboardInterrupt")),
+        ),
+        (
+            "OSError: no room",
+            result("error", limit="disk", error=ErrorInfo(type="OSError", message="no room")),
+        ),
         ("killed, ended by SIGSEGV", result("killed", signal="SIGSEGV")),
         ("cancelled", result("cancelled")),
     ],

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,18 @@ def test_a_task_with_nothing_beside_it_is_itself():
 
 def test_a_lone_pattern_is_one_pattern():
     assert ("*.png",) == Task.of("pass", collect="*.png").collect
+
+
+@pytest.mark.parametrize(
+    "files", ["data.csv", b"data.csv", Path("data.csv"), ["data.csv"], [Path("data.csv")]]
+)
+def test_the_name_of_a_file_is_not_the_file(files):
+    with pytest.raises(InvalidTask) as refused:
+        Task.of("pass", files=files)
+
+    said = str(refused.value)
+    assert said.startswith("task.files: wanted contents by name such as {'data.csv': b'1,2'}")
+    assert "data.csv" in said.partition("found")[2]
 
 
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../a", "a/../../b", "a\0b", ".", "a/"])

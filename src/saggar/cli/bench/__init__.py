@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from saggar.cli.arguments import Parser
 from saggar.cli.bench.row import FULL, SMOKE, Effort, Row
+from saggar.cli.main import say
 from saggar.errors import NotFound, SaggarError
 
 SUMMARY = "Measure this machine, and what one would use instead on it, in one run."
@@ -37,7 +38,7 @@ def main(words: Sequence[str]) -> int:
 
     from saggar.cli.bench import table
 
-    print((table.as_json if options.json else table.as_text)(rows, load))
+    say((table.as_json if options.json else table.as_text)(rows, load) + "\n")
     return FAILED if any(row.failed for row in rows) else 0
 
 
@@ -57,7 +58,7 @@ Measure = Callable[[Effort], list[Row]]
 
 def measurements() -> dict[str, Measure]:
     """Every measurement by its name, in the order of the table."""
-    from saggar.cli.bench import ours, peers
+    from saggar.cli.bench import ours, peers, typed
 
     return {
         "run": ours.fresh,
@@ -68,6 +69,9 @@ def measurements() -> dict[str, Measure]:
         "output": ours.output,
         "import": ours.imports,
         "process": ours.process,
+        "local": typed.local,
+        "sandbox": typed.sandboxed,
+        "container": typed.contained,
         "peers": peers.peers,
     }
 

@@ -56,17 +56,19 @@ def docker(effort: Effort) -> Row:
     image = python_image()
     if image is None:
         return Row(title=title, command="docker", note="no engine answers, or it has no python")
-    words = ["docker", "run", "--rm", "--network", "none", image]
+    words = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "python3", image]
     fewer = replace(effort, others=max(3, effort.others // 6))
     try:
-        return started(title, [*words, "python3", "-I", "-S", "-c", PRINT], fewer)
+        return started(title, [*words, "-I", "-S", "-c", PRINT], fewer)
     except PlatformError as exc:
         return Row(title=title, command=join(words), note=f"does not work here: {exc}")
 
 
 def python_image() -> str | None:
     """An image of Python that the engine already has; nothing is fetched."""
-    words = ["docker", "image", "ls", "--filter", "reference=python", "--format"]
+    names = ("python", "saggar/runner-python")
+    filters = [word for name in names for word in ("--filter", f"reference={name}")]
+    words = ["docker", "image", "ls", *filters, "--format"]
     try:
         found = subprocess.run(
             [*words, "{{.Repository}}:{{.Tag}}"],

@@ -36,6 +36,7 @@ class JailDriver:
 
     name = "jail"
     warm = True
+    fixed: frozenset[str] = frozenset()
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings
@@ -52,12 +53,12 @@ class JailDriver:
         reasons = [promises.unsupported()] if promises.unsupported() else []
         for rung in (Rung.JAIL, Rung.LANDLOCK) if not reasons else ():
             key = WarmKey(interpreter="", environment="probe", rung=rung)
-            everything = frozenset(Limits.model_fields)
+            policy = Policy(isolation=rung, best_effort=frozenset(Limits.model_fields))
             try:
-                async with self.nursery(key, Policy(isolation=rung, best_effort=everything), ()):
+                async with self._standing(rung, key, policy, ()):
                     return self._answer(rung, reasons)
             except PlatformError as exc:
-                reasons.append(str(exc))
+                reasons.append(f"{rung}: {exc}")
         return self._answer(None, reasons)
 
     def _answer(self, rung: Rung | None, reasons: Sequence[str]) -> Capabilities:
@@ -97,38 +98,40 @@ class JailDriver:
 
         Raises:
             DriverUnavailable: They do not reach it, or a limit cannot be enforced.
+            SandboxBroken: They do, but could not be built for this key.
         """
         if reason := promises.unsupported():
             raise DriverUnavailable(f"{self.name} cannot be had here: {reason}")
+        if key.image:
+            raise DriverUnavailable(
+                f"{self.name} has no images: {key.image!r} takes driver='docker'"
+            )
         if policy.isolation > Rung.JAIL:
             raise DriverUnavailable(
-                f"{self.name} reaches 'jail' at most, not {policy.isolation.value!r}"
+                f"{self.name} reaches 'jail' at most, not {policy.isolation.value!r};"
+                " `saggar doctor` tells what the drivers here reach"
             )
         async with AsyncExitStack() as stack:
-            nursery = await self._strongest(stack, key, policy, layers)
-            try:
-                yield nursery
-            finally:
-                if nursery.first is not None:
-                    nursery.first.release()
+            yield await self._strongest(stack, key, policy, layers)
 
     async def _strongest(
         self, stack: AsyncExitStack, key: WarmKey, policy: Policy, layers: Sequence[Layer]
     ) -> "JailNursery":
-        """A nursery whose first child stands: that is the proof that the walls can be built."""
         reasons = []
         for rung in (Rung.JAIL, Rung.LANDLOCK):
             if rung < policy.isolation:
                 break
             async with AsyncExitStack() as attempt:
                 try:
-                    server = self._server(rung, key, policy, layers)
-                    nursery = JailNursery(self, *await attempt.enter_async_context(server))
-                    # While it starts: what does not hold is refused before anything runs.
-                    self.refuse_unenforceable(rung, policy)
-                    nursery.first = await nursery.park()
+                    standing = self._standing(rung, key, policy, layers)
+                    nursery = await attempt.enter_async_context(standing)
                 except SandboxBroken as exc:
                     reasons.append(f"{rung}: {exc}")
+                    if rung is Rung.JAIL and (await self.probe()).rung is Rung.JAIL:
+                        # Not a weaker one for what the task, not the machine, has wrong.
+                        raise SandboxBroken(
+                            f"{self.name} holds here, but not for what this task asks: {exc}"
+                        ) from exc
                     continue
                 except OSError as exc:  # no descriptors, no memory: the machine's, not the walls'
                     raise SandboxBroken(f"{self.name} cannot be started now: {exc}") from exc
@@ -140,6 +143,22 @@ class JailDriver:
         )
 
     @asynccontextmanager
+    async def _standing(
+        self, rung: Rung, key: WarmKey, policy: Policy, layers: Sequence[Layer]
+    ) -> AsyncIterator["JailNursery"]:
+        """A nursery whose first child stands: that is the proof that the walls can be built."""
+        async with self._server(rung, key, policy, layers) as (server, space):
+            nursery = JailNursery(self, server, space)
+            # While it starts: what does not hold is refused before anything runs.
+            self.refuse_unenforceable(rung, policy)
+            nursery.first = await nursery.park()
+            try:
+                yield nursery
+            finally:
+                if nursery.first is not None:
+                    nursery.first.release()
+
+    @asynccontextmanager
     async def _server(
         self, rung: Rung, key: WarmKey, policy: Policy, layers: Sequence[Layer]
     ) -> AsyncIterator[tuple[ForkServer, Space]]:
@@ -147,7 +166,7 @@ class JailDriver:
             raise SandboxBroken(reason)
         interpreter = find(key.interpreter or None)
         with self._ids() as (ids, held), self._staging(rung) as staging:
-            async with running(interpreter.executable, held) as server:
+            async with running() as server:
                 # While its interpreter starts.
                 ground = Ground(
                     rung=rung.value,
@@ -156,7 +175,7 @@ class JailDriver:
                     memory_enforced=self._cgroups().supports["memory"].enforced,
                     entrances=self._cgroups().hierarchies,
                 )
-                server.build(compile_plan(key, policy.limits, layers, interpreter, ground))
+                server.build(compile_plan(key, policy.limits, layers, interpreter, ground), held)
                 yield server, self._space(rung, interpreter, layers, policy.limits)
 
     @contextmanager
@@ -234,15 +253,20 @@ class JailDriver:
             raise SandboxBroken(f"no child can be had: {exc}") from exc
 
     def refuse_unenforceable(self, rung: Rung, policy: Policy) -> None:
-        """DriverUnavailable for a limit that does not hold on this rung and is not best effort."""
-        for name, support in promises.supports(
-            rung, policy.limits, self._cgroups().supports
-        ).items():
-            if not support.enforced and name not in policy.best_effort:
-                raise DriverUnavailable(
-                    f"{self.name} cannot enforce {name} here: {support.why_not};"
-                    f" Policy(best_effort={{{name!r}}}) would do without"
-                )
+        """DriverUnavailable for limits that do not hold on this rung and are not best effort."""
+        found = promises.supports(rung, policy.limits, self._cgroups().supports)
+        missing = {
+            name: support.why_not
+            for name, support in found.items()
+            if not support.enforced and name not in policy.best_effort
+        }
+        if missing:
+            reasons = "; ".join(f"{name} ({why})" for name, why in missing.items())
+            names = ", ".join(map(repr, missing))
+            raise DriverUnavailable(
+                f"{self.name} cannot enforce here: {reasons};"
+                f" Policy(best_effort={{{names}}}) would do without"
+            )
 
 
 class JailNursery:

@@ -113,7 +113,11 @@ def compile_plan(
         network=network,
         outer_filter=seccomp.outer_filter(machine),
         inner_filter=seccomp.inner_filter(
-            machine, network, ground.rung, memory_enforced=ground.memory_enforced
+            machine,
+            network,
+            ground.rung,
+            memory_enforced=ground.memory_enforced,
+            shares=not all(read_only for _, _, read_only in key.mounts),
         ),
         landlock=_landlock(key, layers, interpreter, ground.rung),
         disk=limits.disk,
@@ -172,6 +176,8 @@ def entries(key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter) -> 
     for source, target, read_only in key.mounts:
         if os.path.realpath(source) != source:
             raise InvalidTask(f"mount {source!r} leads through a link; name its real path")
+        if not os.path.lexists(source):
+            raise InvalidTask(f"mount {source!r} does not exist on this machine")
         yield Entry("bind" if read_only else "share", target, source)
 
 
@@ -226,7 +232,9 @@ def _landlock(
         names = [*SHARED_ETC, *NAMES] if key.network is Network.HOST else SHARED_ETC
         etc = [f"/etc/{name}" for name in names]
         read = ("/usr", *(f"/{name}" for name in ROOT_FOLDERS), *etc, interpreter.prefix)
-        read += tuple(layer.path for layer in layers) + tuple(mount[0] for mount in key.mounts)
+        read += tuple(layer.path for layer in layers)
+        # Followed now, and by nobody later; a mount's source has no links to follow.
+        read = tuple(map(os.path.realpath, read)) + tuple(mount[0] for mount in key.mounts)
         # Each child's own folder, in which it stands when the rules are made.
         write = (".", *(source for source, _, read_only in key.mounts if not read_only))
     devices = tuple(f"/dev/{name}" for name in DEVICES)

@@ -15,6 +15,7 @@ from saggar.drivers.jail.cgroups import Cgroup, Meter
 from saggar.drivers.jail.rlimits import rlimits
 from saggar.drivers.jail.server import Child, ForkServer
 from saggar.drivers.treewatch import TreeWatch
+from saggar.errors import SandboxBroken
 from saggar.model.limits import Limits
 
 
@@ -40,6 +41,8 @@ NOTHING = Meter(None, None, None, 0, 0)
 class JailProcess:
     """A tree behind a jail's walls: parked until it is claimed, then running its one task."""
 
+    entrypoint: tuple[tuple[str, ...], str] | None = None
+
     def __init__(
         self, server: ForkServer, child: Child, cgroup: Cgroup | None, space: Space
     ) -> None:
@@ -54,8 +57,6 @@ class JailProcess:
         self.environment = {**space.environment, "HOME": child.cwd}
         if self._handles.init < 0:
             self.environment["TMPDIR"] = os.path.join(os.path.dirname(child.cwd), "tmp")
-        self.channel = socket.socket(fileno=os.dup(self._handles.channel))
-        self.channel.setblocking(False)
         self.stdin, self.stdout = self._handles.stdin, self._handles.stdout
         self.stderr, self.work = self._handles.stderr, self._handles.work
         self.exited = self._handles.process
@@ -65,6 +66,9 @@ class JailProcess:
         self._watch: TreeWatch | None = None
         self._cpu, self._peak = 0.0, 0  # what the watch has seen of the whole tree
         self.rlimits: tuple[tuple[int, int, int], ...] = ()
+        # Last: whatever fails before it leaves nothing that is ours to close.
+        self.channel = socket.socket(fileno=os.dup(self._handles.channel))
+        self.channel.setblocking(False)
 
     def claim(self, limits: Limits) -> None:
         """Narrow it to `limits`: the cgroup and the disk now, the rest is the runner's."""
@@ -90,7 +94,10 @@ class JailProcess:
         if share < len(cores):
             start = next(_TURN)
             chosen = {cores[(start + n) % len(cores)] for n in range(math.ceil(share))}
-            os.sched_setaffinity(self._pid, chosen)
+            try:
+                os.sched_setaffinity(pid_of(self._handles.process), chosen)
+            except ProcessLookupError as exc:
+                raise SandboxBroken(str(exc)) from exc
 
     def close_stdin(self) -> None:
         """The end of the input."""
@@ -113,14 +120,20 @@ class JailProcess:
         if "memory" in self._space.kept:
             return self.first_read()
         if self._watch is None:
-            # Orphans go to pid 1 of the sandbox, whose own memory is the fork server's.
-            adopters = [pid_of(self._handles.init)] if self._handles.init >= 0 else []
-            self._watch = TreeWatch([self._pid], adopters=adopters)
+            self._watch = TreeWatch([self._pid], adopters=self._adopters())
         seen, files = self._watch.reading(), self._files()
         self._peak = max(self._peak, seen.memory + files)
         self._cpu = max(self._cpu, seen.cpu)
         current = seen.memory + files
         return replace(self.first_read(), current=current, processes=seen.processes)
+
+    def _adopters(self) -> list[int]:
+        """Orphans go to pid 1 of the sandbox, whose own memory is the fork server's."""
+        if self._handles.init < 0:
+            return []
+        with suppress(ProcessLookupError):  # it is dead, and so are they
+            return [pid_of(self._handles.init)]
+        return []
 
     def _files(self) -> int:
         """Bytes in the writable space: memory as well, and mapped by nobody."""
@@ -156,16 +169,15 @@ class JailProcess:
             return
         self.kill()
         self._released = True
-        if self._handles.space < 0:
-            self._server.remove(self._child.serial)
         self.channel.close()
         self._handles.close()
+        self._server.release(self._child.serial, at_once=self._handles.space < 0)
 
 
 def pid_of(pidfd: int) -> int:
     """The process behind a pidfd, by the number it has here; the kernel's word, not the guest's."""
     with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                return int(line.split()[1])
-    raise ProcessLookupError("the child died before it was claimed")
+        numbers = [int(line.split()[1]) for line in file if line.startswith("Pid:")]
+    if not numbers or numbers[0] <= 0:
+        raise ProcessLookupError("the child died before it was claimed")
+    return numbers[0]

@@ -53,7 +53,9 @@ def supports(rung: Rung, limits: Limits, cgroups: Mapping[str, Finding]) -> dict
     found = {name: Support(enforced=True, how=how) for name, how in ALWAYS.items()}
     jail = rung is Rung.JAIL
     for name in ("disk", "inodes"):
-        found[name] = Support(enforced=jail, how=SPACE if jail else "", why_not=NO_SPACE)
+        found[name] = (
+            Support(enforced=True, how=SPACE) if jail else Support(enforced=False, why_not=NO_SPACE)
+        )
     for name, finding in cgroups.items():
         if name != "cpu" and finding.enforced:
             found[name] = Support(enforced=True, how=finding.how)

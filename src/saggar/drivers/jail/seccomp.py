@@ -123,6 +123,9 @@ _CLONE_PARENT: Final = 0x8000
 _TTY: Final = (0x5412, 0x541C, 0x5423)  # TIOCSTI, TIOCLINUX, TIOCSETD
 
 
+_SET_ID: Final = 0o6000
+_CREATES: Final = 0o100 | 0o20000000
+"""O_CREAT and the bit of O_TMPFILE: without them a mode is not looked at, and may be anything."""
 _WATCHING: Final = (1024, 1026)
 """F_SETLEASE and F_NOTIFY."""
 
@@ -172,6 +175,10 @@ _SOCKETS: Final[Mapping[tuple[str, str], Decision]] = {
     ("jail", "none"): _LOCAL_ONLY,
     ("jail", "loopback"): _ALL_SOCKETS,
     ("jail", "host"): _ALL_SOCKETS,
+    # With the host's network come the names of its sockets, which no namespace else keeps apart.
+    ("container", "none"): _LOCAL_ONLY,
+    ("container", "loopback"): _ALL_SOCKETS,
+    ("container", "host"): _INTERNET_ONLY,
     ("landlock", "none"): NO_FAMILY,
     ("landlock", "loopback"): NO_FAMILY,
     ("landlock", "host"): _INTERNET_ONLY,
@@ -198,12 +205,16 @@ def outer_policy() -> dict[str, Decision]:
     }
 
 
-def inner_policy(network: str, rung: str, *, memory_enforced: bool = True) -> dict[str, Decision]:
+def inner_policy(
+    network: str, rung: str, *, memory_enforced: bool = True, shares: bool = False
+) -> dict[str, Decision]:
     """
-    The same for a guest on `rung`, "jail" or "landlock", with `network` as a policy names it.
+    The same for a guest on `rung` ("jail", "container", "landlock") with `network` as a policy
+    names it.
 
     `memory_enforced` says whether a cgroup counts memory. Whoever adds up what processes have
-    mapped does not see what is kept in a file or a segment that nobody maps.
+    mapped does not see what is kept in a file or a segment that nobody maps. `shares` says whether
+    it writes to folders of the host's.
     """
     if (rung, network) not in _SOCKETS:
         raise ValueError(f"no filter for a rung named {rung!r} with a network named {network!r}")
@@ -220,7 +231,33 @@ def inner_policy(network: str, rung: str, *, memory_enforced: bool = True) -> di
     }
     if not memory_enforced:
         policy |= _all(_UNSEEN, ABSENT)
+    if (rung, network) == ("container", "host"):
+        policy["socketpair"] = _families({_AF_UNIX: _TIED})
+    if shares:
+        policy |= _without_owners_power()
     return policy | _without_namespaces() if rung == "landlock" else policy
+
+
+def _without_owners_power() -> dict[str, Decision]:
+    """
+    No program that runs as its owner, for whoever calls it on the host: the owner is our user.
+
+    openat2 keeps the mode behind a pointer; programs that know it fall back to openat.
+    """
+
+    def mode(word: int) -> Decision:
+        return If(argument(word), HAS_ANY, _SET_ID, FORBIDDEN, ALLOW)
+
+    def opened(flags: int) -> Decision:
+        return If(argument(flags), HAS_ANY, _CREATES, mode(flags + 1), ALLOW)
+
+    return {
+        **dict.fromkeys(("chmod", "fchmod", "creat", "mknod"), mode(1)),
+        **dict.fromkeys(("fchmodat", "fchmodat2", "mknodat"), mode(2)),
+        "open": opened(1),
+        "openat": opened(2),
+        "openat2": ABSENT,
+    }
 
 
 def _without_namespaces() -> dict[str, Decision]:
@@ -244,9 +281,12 @@ def outer_filter(machine: str) -> bytes:
 
 
 @cache
-def inner_filter(machine: str, network: str, rung: str, *, memory_enforced: bool = True) -> bytes:
+def inner_filter(
+    machine: str, network: str, rung: str, *, memory_enforced: bool = True, shares: bool = False
+) -> bytes:
     """The guest's filter, as an array of `struct sock_filter`."""
-    return _program(machine, inner_policy(network, rung, memory_enforced=memory_enforced))
+    policy = inner_policy(network, rung, memory_enforced=memory_enforced, shares=shares)
+    return _program(machine, policy)
 
 
 def _program(machine: str, policy: Mapping[str, Decision]) -> bytes:

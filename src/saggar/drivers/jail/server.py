@@ -20,11 +20,16 @@ import anyio
 from saggar.boundary import control as ctl
 from saggar.boundary.wallplan import WallPlan
 from saggar.drivers.base import Exit
-from saggar.drivers.interpreter import OPTIONS, bootstrap, bundle, memory_file
+from saggar.drivers.interpreter import memory_file
+from saggar.drivers.jail.launch import take
 from saggar.errors import Overloaded, SandboxBroken
 
 BIRTH = 10.0
 """Seconds a child may take to stand behind its walls; on a loaded machine they take tens of ms."""
+ASKED = 8
+"""Children asked for and not yet born: who gives up before his turn has asked for nothing."""
+LET_GO = 500
+"""Serials of released children that go with one request."""
 WHOLE = (len(ctl.DESCRIPTORS) - 2, len(ctl.DESCRIPTORS))
 FAREWELL = 5.0
 """Seconds the outer init may take to end after it was told to."""
@@ -65,6 +70,7 @@ class Child:
 
     __slots__ = (
         "abandoned",
+        "asked",
         "born",
         "cwd",
         "descriptors",
@@ -85,6 +91,8 @@ class Child:
         self.exit: Exit | None = None
         self.reason = ""
         self.abandoned = False
+        self.asked = False
+        """Whether the server owes an answer."""
 
     def handles(self) -> Descriptors:
         """What it sent when it was born."""
@@ -134,6 +142,8 @@ class ForkServer:
         self._serial = 0
         self._children: dict[int, Child] = {}
         self._broken = ""
+        self._turns = anyio.Semaphore(ASKED)
+        self._let_go: list[int] = []
 
     @property
     def alive(self) -> bool:
@@ -158,11 +168,15 @@ class ForkServer:
         """How many children were asked for so far."""
         return self._serial
 
-    def build(self, plan: WallPlan) -> None:
-        """Say which walls; children can be asked for at once."""
+    def build(self, plan: WallPlan, held: Sequence[int] = ()) -> None:
+        """
+        Say which walls; children can be asked for at once.
+
+        `held` are descriptors that must stay open as long as anything lives behind the walls.
+        """
         fd = memory_file("saggar-plan", plan.encode())
         try:
-            socket.send_fds(self._control, [b"plan"], [fd])
+            socket.send_fds(self._control, [b"plan"], [fd, *held])
         except OSError as exc:
             raise SandboxBroken(f"the fork server is gone: {exc}") from exc
         finally:
@@ -184,14 +198,7 @@ class ForkServer:
         Raises:
             SandboxBroken: The server is gone, or the walls could not be built; says why.
         """
-        self._serial += 1
-        child = Child(self._serial, on_end)
-        try:
-            self._ask(ctl.pack(ctl.PARK, self._serial, int(hurried)), entrances)
-        except BaseException:
-            child.end(None)
-            raise
-        self._children[self._serial] = child
+        child = await self._request(entrances, on_end, hurried=hurried)
         try:
             with anyio.move_on_after(BIRTH):
                 await child.born.wait()
@@ -203,6 +210,37 @@ class ForkServer:
             raise SandboxBroken(child.reason or f"no child stood behind its walls in {BIRTH:g} s")
         return child
 
+    async def _request(
+        self, entrances: Sequence[int], on_end: Callable[[], None] | None, *, hurried: bool
+    ) -> Child:
+        """Ask for a child when few others are awaited."""
+        child = Child(0, on_end)
+        try:
+            await self._turns.acquire()
+        except BaseException:
+            child.end(None)
+            raise
+        self._serial += 1
+        child.serial = self._serial
+        free, self._let_go = self._let_go[:LET_GO], self._let_go[LET_GO:]
+        try:
+            record = ctl.pack(ctl.PARK, child.serial, int(hurried), text=_words(free))
+            self._ask(record, entrances)
+        except BaseException:
+            self._let_go += free
+            self._turns.release()
+            child.end(None)
+            raise
+        child.asked = True
+        self._children[child.serial] = child
+        return child
+
+    def _answered(self, child: Child) -> None:
+        """The next one may ask."""
+        if child.asked:
+            child.asked = False
+            self._turns.release()
+
     def _ask(self, record: bytes, entrances: Sequence[int]) -> None:
         if self._broken:
             raise SandboxBroken(self._broken)
@@ -213,10 +251,18 @@ class ForkServer:
         except OSError as exc:
             raise SandboxBroken(f"the fork server is gone: {exc}") from exc
 
-    def remove(self, serial: int) -> None:
-        """The folder of a child on the landlock rung is not needed any more."""
-        with suppress(OSError):  # a server that is gone leaves its folders to the end of the block
-            self._control.send(ctl.pack(ctl.REMOVE, serial))
+    def release(self, serial: int, *, at_once: bool) -> None:
+        """
+        Nothing of this child's is held here any more: what it had on loan may be used again.
+
+        Said with the next request, or at once where it has a folder on the host's disk.
+        """
+        self._let_go.append(serial)
+        if at_once:
+            # A server that is gone leaves its folders to the end of the block.
+            with suppress(OSError):
+                self._control.send(ctl.pack(ctl.RELEASE, 0, text=_words(self._let_go[:LET_GO])))
+                del self._let_go[:LET_GO]
 
     async def listen(self) -> None:
         """Read records until the server is gone. Runs as long as the server is used."""
@@ -247,6 +293,8 @@ class ForkServer:
 
     def _heard(self, record: ctl.Record, rights: list[int]) -> None:
         child = self._children.get(record.serial)
+        if child:
+            self._answered(child)
         if record.kind == ctl.PARKED and len(rights) in WHOLE and child:
             child.cwd = record.text
             self._parked(child, Descriptors(*rights))
@@ -264,6 +312,8 @@ class ForkServer:
             child.born.set()
         elif record.kind == ctl.GONE and child:
             del self._children[record.serial]
+            if child.descriptors is None:  # never born, or given up: nobody else will say so
+                self.release(record.serial, at_once=False)
             code = os.waitstatus_to_exitcode(record.status)
             exited, signalled = (code, None) if code >= 0 else (None, -code)
             child.end(Exit(exited, signalled, record.cpu, record.memory))
@@ -281,6 +331,7 @@ class ForkServer:
         self._broken = self._broken or reason
         children, self._children = self._children, {}
         for child in children.values():
+            self._answered(child)
             child.fail(self._broken)
 
     async def stop(self) -> None:
@@ -298,45 +349,19 @@ class ForkServer:
         self._init.wait()
 
 
-def launch(interpreter: str, held: Sequence[int] = ()) -> ForkServer:
-    """
-    Start an outer init: it gets ready to build, and waits for its plan.
-
-    `held` are descriptors that must stay open as long as anything lives behind the walls.
-    """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    passed = [theirs.detach(), os.pidfd_open(os.getpid())]
-    try:
-        passed.append(memory_file("saggar-guest", bundle()))
-        words = ["saggar.guest.init", str(passed[-1]), *map(str, [*passed, *held])]
-        init = subprocess.Popen(
-            [interpreter, *OPTIONS, "-c", bootstrap(), *words],
-            pass_fds=[*passed, *held],
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            # Ctrl-C in the caller's terminal is the caller's to act on.
-            start_new_session=True,
-        )
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        for fd in passed:
-            os.close(fd)
-    return ForkServer(init, ours)
+def _words(serials: Sequence[int]) -> str:
+    return " ".join(map(str, serials))
 
 
 @asynccontextmanager
-async def running(interpreter: str, held: Sequence[int] = ()) -> AsyncIterator[ForkServer]:
-    """A fork server for the length of a block; it builds its walls when it is given a plan."""
-    try:
-        server = launch(interpreter, held)
-    except OSError as exc:
-        raise SandboxBroken(f"cannot start a fork server: {exc}") from exc
+async def running() -> AsyncIterator[ForkServer]:
+    """
+    A fork server for the length of a block; it builds its walls when it is given a plan.
+
+    OSError when this process or this machine has no room for one.
+    """
+    init = take()
+    server = ForkServer(init.process, init.control)
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.listen)

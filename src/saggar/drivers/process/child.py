@@ -88,6 +88,7 @@ class BareProcess:
     """A program's first process with its guardian, and the host's ends of what leads to them."""
 
     isolation = Rung.PROCESS.value
+    entrypoint: tuple[tuple[str, ...], str] | None = None
 
     def __init__(
         self,

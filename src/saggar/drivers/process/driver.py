@@ -18,6 +18,7 @@ class ProcessDriver:
 
     name = "process"
     warm = False
+    fixed: frozenset[str] = frozenset()
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings
@@ -62,7 +63,7 @@ class ProcessDriver:
         Raises:
             DriverUnavailable: The policy asks for what takes walls; says for what.
         """
-        if key.mounts or key.root:
+        if key.mounts or key.root or key.image:
             raise DriverUnavailable("process shows the host's own files, and cannot mount others")
         admit(policy)
         interpreter = find(key.interpreter or None).executable

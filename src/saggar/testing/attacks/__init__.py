@@ -14,6 +14,7 @@ from saggar.testing.attacks import (
     files,
     kernel,
     leftovers,
+    mounts,
     network,
     others,
     persistence,
@@ -37,6 +38,7 @@ FAMILIES: tuple[ModuleType, ...] = (
     endings,
     values,
     persistence,
+    mounts,
 )
 
 ATTACKS: tuple[Attack, ...] = tuple(

@@ -61,6 +61,8 @@ class Facts:
     """How many more descriptors this process has open than before."""
     growth: int = 0
     """Bytes by which this process's memory grew at its peak."""
+    effort: float = 0.0
+    """Processor seconds that this process spent on the run."""
     seen: tuple[Seen, ...] = ()
     """Its processes as they were seen from outside, if it waited for that."""
     earlier: tuple[Result[Any], ...] = ()
@@ -87,6 +89,8 @@ class Attack:
     """The lowest rung that stops it."""
     shows: bool = False
     """Harmless on a host without walls, where it must then be seen to get out: it bites."""
+    apart_from: Mapping[Rung, str] = field(default_factory=dict)
+    """Rungs above that lack this one wall, and what stands there instead."""
     needs: frozenset[str] = frozenset()
     """Limits that must be enforced for it to be stopped."""
     counted: bool = False
@@ -98,9 +102,11 @@ class Attack:
     task: Mapping[str, Any] = field(default_factory=dict)
     """What else its task says: files, stdin, collect, want_value."""
     first: Guest | None = None
-    """A run that ends before this one begins."""
+    """What ran before this one, to its end; see `EARLIER`."""
     beside: Guest | None = None
     """A run that is under way, and waiting, while this one happens."""
+    mounts: bool = False
+    """Two folders of the host are mounted: `shared`, writable, and `fixed`, read-only."""
 
     @cached_property
     def code(self) -> str:
@@ -116,6 +122,7 @@ class Options(TypedDict, total=False):
 
     stopped_from: Rung
     shows: bool
+    apart_from: Mapping[Rung, str]
     needs: frozenset[str]
     counted: bool
     limits: Mapping[str, Any]
@@ -124,6 +131,7 @@ class Options(TypedDict, total=False):
     task: Mapping[str, Any]
     first: Guest | None
     beside: Guest | None
+    mounts: bool
 
 
 def everywhere(check: Check, **options: Unpack[Options]) -> Callable[[Guest], Attack]:

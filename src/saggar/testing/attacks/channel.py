@@ -26,7 +26,7 @@ from saggar.testing.attacks.inside import (
     tries,
 )
 
-READY, DISPLAY, VALUE, ERROR, DONE = range(2, 7)
+READY, DISPLAY, VALUE, ERROR, DONE, STANDING = range(2, 8)
 LIES = {
     "exit": 0,
     "disk": False,
@@ -226,6 +226,62 @@ def flood_the_channel_with_crumbs() -> None:
         say(one)
 
 
+def flood_with(data: bytes) -> None:
+    """Say the same thing again and again, for longer than anybody may."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        say(data)
+
+
+FLOODED = every(
+    survived,
+    exits(Status.OK, Status.ERROR, Status.OUTPUT, Status.TIMEOUT, Status.KILLED),
+    seen_by_the_host,
+)
+FLOODING = {"wall": 1, "cpu": 2}
+
+
+@everywhere(FLOODED, limits=FLOODING)
+def begin_again_and_again() -> None:
+    """Say without end that it has only just started: each is told to nobody, and counts."""
+    flood_with(frame(READY) * 2000 + frame(STANDING) * 2000)
+
+
+@everywhere(FLOODED, limits=FLOODING, task={"want_value": True})
+def flood_with_values() -> None:
+    """Values of nearly the largest size, one after the other: one is kept, and not for long."""
+    blob = json.dumps("x" * 1_000_000).encode()
+    flood_with(frame(VALUE, {"media_type": "application/json"}, blob))
+
+
+@everywhere(FLOODED, limits=FLOODING, task={"want_value": True})
+def go_on_after_its_end() -> None:
+    """End, then begin again, give values, show things, fail and end, without end."""
+    say(frame(VALUE, {"media_type": "application/json"}, b"1") + frame(DONE, {"exit": 0}))
+    value = frame(VALUE, {"media_type": "application/json"}, json.dumps("x" * 60_000).encode())
+    shown = frame(DISPLAY, {}, json.dumps({"text/plain": "late"}).encode())
+    failed = frame(ERROR, {"type": "Late", "message": "after the end"})
+    flood_with(frame(READY) + value * 8 + shown + failed + frame(DONE, {"exit": 9}))
+
+
+def the_first_end_counted(result: Result[object], _: Facts) -> str | None:
+    """What came after the end changed nothing."""
+    found = (result.status, result.exit_code, result.value, result.displays, result.error)
+    wanted = (Status.OK, 0, 1, (), None)
+    return None if found == wanted else f"{found}, where it had ended with {wanted}"
+
+
+@everywhere(every(survived, the_first_end_counted), task={"want_value": True})
+def take_its_end_back() -> None:
+    """In one breath: a value and an end, and after it another value, an error and an end."""
+    said = frame(VALUE, {"media_type": "application/json"}, b"1") + frame(DONE, {"exit": 0})
+    said += frame(READY) + frame(VALUE, {"media_type": "application/json"}, b"2")
+    said += frame(DISPLAY, {}, b'{"text/plain": "late"}')
+    say(said + frame(ERROR, {"type": "A", "message": "b"}) + frame(DONE, {"exit": 9}))
+    while True:
+        signal.pause()
+
+
 @everywhere(ANSWERED, limits={"wall": 1})
 def close_the_channel() -> None:
     """Close everything that is open and end as if nothing were."""
@@ -332,3 +388,65 @@ def send_descriptors_to_the_host() -> None:
                     )
                 except OSError:
                     break
+
+
+MUCH = {"stdin": b"0123456789abcdef" * (1 << 20)}
+"""More input than any pipe holds."""
+
+
+def at_leisure(_: Result[object], facts: Facts) -> str | None:
+    """The host waited for its reader rather than try and try again."""
+    if facts.effort < 0.5:
+        return None
+    return f"the host worked for {facts.effort:.1f} s to write to who does not read"
+
+
+@everywhere(every(survived, exits(Status.OK), at_leisure), task=MUCH)
+def end_without_reading_its_input() -> None:
+    """Sixteen megabytes wait on stdin; it looks at none of them and ends."""
+    tries.append("end")
+
+
+@everywhere(
+    every(survived, exits(Status.TIMEOUT, limit="wall"), at_leisure), task=MUCH, limits=BRIEF
+)
+def never_read_its_input() -> None:
+    """Sixteen megabytes wait on stdin, and it waits, too."""
+    while True:
+        signal.pause()
+
+
+@everywhere(
+    every(survived, exits(Status.TIMEOUT, limit="wall"), at_leisure), task=MUCH, limits={"wall": 1}
+)
+def sip_its_input() -> None:
+    """Read stdin a byte at a time, through the smallest pipe there is."""
+    import fcntl
+
+    try:
+        fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, 4096)
+    except OSError as error:
+        print("refused", error)
+    while os.read(0, 1):
+        pass
+
+
+@everywhere(every(survived, exits(Status.OK), at_leisure), task=MUCH)
+def close_its_input_halfway() -> None:
+    """Read some of stdin, then close it under whoever writes."""
+    tries.append("close")
+    os.read(0, 100_000)
+    os.close(0)
+
+
+@everywhere(
+    every(survived, exits(Status.TIMEOUT, limit="wall"), at_leisure), task=MUCH, limits=BRIEF
+)
+def keep_its_input_open_for_writing() -> None:
+    """Hold the other end of stdin as well, so that it is full and never ends."""
+    try:
+        os.open("/proc/self/fd/0", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        print("refused", error)
+    while True:
+        signal.pause()

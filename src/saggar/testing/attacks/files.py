@@ -11,6 +11,7 @@ from saggar.testing.attacks.checks import held
 from saggar.testing.attacks.inside import (
     SECRET,
     attempt,
+    denied,
     descriptors,
     escaped,
     look_for_secrets,
@@ -217,3 +218,24 @@ def open_a_terminal() -> None:
         attempt(f"push to {fd}", fcntl.ioctl, fd, termios.TIOCSTI, b"\n")
         attempt(f"own {fd}", fcntl.ioctl, fd, termios.TIOCSCTTY, 1)
         watch(f"linux console {fd}", fcntl.ioctl, fd, 0x541C, b"\x02")
+
+
+@attack(held)
+def watch_what_others_do_with_files() -> None:
+    """Be told by the kernel when the host or a neighbour opens, reads or changes a shared file."""
+    import fcntl
+
+    for name in ("inotify_init", "inotify_init1"):
+        denied(name, 0)
+    denied("inotify_add_watch", -1, b"/usr/bin", 0xFFF)
+    denied("fanotify_init", 0x200, 0)  # FAN_REPORT_FID: since Linux 5.13 without a privilege
+    denied("fanotify_mark", -1, 1, 0x20, -100, b"/usr/bin")
+    for path in ("/usr/bin", "/usr/lib", os.path.dirname(os.__file__), "."):
+        folder = os.open(path, os.O_RDONLY)
+        attempt(f"notes of {path}", fcntl.fcntl, folder, fcntl.F_NOTIFY, fcntl.DN_ACCESS)
+    with open("own", "w"):
+        pass
+    for path in (os.__file__, "/usr/bin/env", "own"):
+        file = os.open(path, os.O_RDONLY)
+        for kind in (fcntl.F_RDLCK, fcntl.F_WRLCK):
+            attempt(f"lease of {path}", fcntl.fcntl, file, fcntl.F_SETLEASE, kind)

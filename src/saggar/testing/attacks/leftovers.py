@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import stat
+from contextlib import suppress
 from typing import Any
 
 from saggar.model.result import Result, Status
@@ -177,3 +178,99 @@ def take_the_folder_away() -> None:
     watch("rename", os.rename, here, f"{here}-gone")
     watch("remove", os.rmdir, here)
     watch("replace", os.symlink, scene["folder"], here)
+
+
+def linger() -> bool:
+    """Fork twice into a session of its own, deaf to signals; whether this is the one that stays."""
+    if os.fork():
+        return False
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGALRM}:
+        signal.signal(number, signal.SIG_IGN)
+    signal.alarm(8)
+    return True
+
+
+STILL = {"collect": ("steady", "round-*")}
+
+
+def stood_still(result: Result[Any], _: Facts) -> str | None:
+    """The files are of one moment: two rounds may have met in it, and no more."""
+    found = {file.path: file.content for file in result.files}
+    if len(found) != 41:
+        return f"{len(found)} files came back, not 41"
+    rounds = {content for name, content in found.items() if name != "steady"}
+    return f"files of {len(rounds)} rounds were collected" if len(rounds) > 2 else None
+
+
+@everywhere(every(held, stood_still), task=STILL, needs=frozenset({"processes"}))
+def go_on_writing_while_they_look() -> None:
+    """A daemon that rewrites forty results, round after round, and is still there at the end."""
+    tries.append("daemon")
+    flags = os.O_WRONLY | os.O_CREAT
+    results = [os.open(f"round-{number:02}", flags) for number in range(40)]
+    os.close(os.open("steady", flags))
+    reading, writing = os.pipe()
+    if not linger():
+        os.read(reading, 1)  # it is at work
+        return
+    for turn in range(1, 1 << 30):
+        for file in results:
+            os.pwrite(file, b"%010d" % turn, 0)
+        if turn == 1:
+            os.write(writing, b"x")
+
+
+def never_more_than_a_file(result: Result[Any], _: Facts) -> str | None:
+    """`steady` came back, and whatever came back besides holds what this attack wrote."""
+    found = {file.path: file.content for file in result.files}
+    strange = [name for name, content in found.items() if content not in (b"x", b"steady")]
+    if found.get("steady") != b"steady" or strange:
+        return f"collected {sorted(found)}, of strange content: {strange}"
+    return None
+
+
+@everywhere(every(held, never_more_than_a_file), task={"collect": ("steady", "out*", "out/*")})
+def be_everything_at_once() -> None:
+    """A result that is a file, a fifo, a link, a folder, a device by turns, to the very end."""
+    tries.append("turns")
+    with open("steady", "w") as file:
+        file.write("steady")
+    reading, writing = os.pipe()
+    if not linger():
+        os.read(reading, 1)  # it is at work
+        return
+    for turn in range(1 << 30):
+        for make in (plain_file, os.mkfifo, link_to_the_host, folder_of_links, device):
+            with suppress(OSError):  # a device cannot be made
+                make("next")
+            with suppress(OSError):  # there is nothing at first, and a full folder stays
+                os.rename("out", f"gone-{turn % 8}")
+            with suppress(OSError):
+                os.rename("next", "out")
+        if turn == 0:
+            os.write(writing, b"x")
+
+
+def plain_file(path: str) -> None:
+    """A file as it should be."""
+    with open(path, "w") as file:
+        file.write("x")
+
+
+def link_to_the_host(path: str) -> None:
+    """A link to a secret."""
+    os.symlink(scene["secrets"][0], path)
+
+
+def folder_of_links(path: str) -> None:
+    """A folder with nothing but a link to a secret."""
+    os.mkdir(path)
+    link_to_the_host(f"{path}/link")
+
+
+def device(path: str) -> None:
+    """A device on which reading never ends."""
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))

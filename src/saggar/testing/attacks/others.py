@@ -4,15 +4,19 @@ import ctypes
 import fcntl
 import os
 import signal
+import struct
 import time
+from typing import Any
 
-from saggar.model.policy import Rung
+from saggar.model.policy import Network, Rung
 from saggar.model.result import Status
 from saggar.testing.attacks.attack import attack, everywhere
 from saggar.testing.attacks.checks import every, exits, held, survived
+from saggar.testing.attacks.endings import quick
 from saggar.testing.attacks.inside import (
     attempt,
     denied,
+    descriptors,
     escaped,
     flush,
     outsiders,
@@ -168,3 +172,96 @@ def stop_all_but_one() -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
             os._exit(0)
     signal.pause()
+
+
+def wait_for_descriptors() -> None:
+    """A run that takes whatever is sent to its names, and prints what it can read of it."""
+    import socket
+
+    kept = []
+    for kind, name in ((socket.SOCK_STREAM, "stream"), (socket.SOCK_DGRAM, "datagrams")):
+        try:
+            one = socket.socket(socket.AF_UNIX, kind)
+            one.bind(f"\0{scene['token']}-{name}")
+        except OSError as error:
+            print("none", name, error)
+            continue
+        if kind == socket.SOCK_STREAM:
+            one.listen(8)
+        kept.append(one)
+    print("WAITING", flush=True)
+    signal.pause()
+
+
+def hand_over() -> None:
+    """Send its own descriptors, and its folder, to the names of a neighbour."""
+    import socket
+
+    own = [0, 1, 2, os.open(".", os.O_RDONLY), os.open("/", os.O_PATH)]
+    for kind, name in ((socket.SOCK_STREAM, "stream"), (socket.SOCK_DGRAM, "datagrams")):
+        try:
+            one = socket.socket(socket.AF_UNIX, kind)
+        except OSError as error:
+            attempt(f"a socket for {name}", give_up, error)
+            continue
+        with one:
+            one.settimeout(0.2)
+            attempt(f"connect to {name}", one.connect, f"\0{scene['token']}-{name}")
+            attempt(f"send to {name}", send_all, one, own)
+
+
+def give_up(error: OSError) -> None:
+    """There are not even sockets."""
+    raise error
+
+
+def send_all(one: Any, fds: list[int]) -> int:
+    """Send descriptors over a socket that may not be connected."""
+    rights = [(1, 1, struct.pack(f"{len(fds)}i", *fds))]
+    sent: int = one.sendmsg([b"x"], rights)
+    return sent
+
+
+@attack(held, beside=wait_for_descriptors)
+def hand_descriptors_to_a_neighbour() -> None:
+    """Pass open files to another run, so that they outlive this one."""
+    hand_over()
+
+
+@attack(held, beside=wait_for_descriptors, network=Network.LOOPBACK)
+def hand_descriptors_over_a_loopback() -> None:
+    """The same where the policy grants a loopback, which each run has to itself."""
+    hand_over()
+
+
+@attack(held, beside=wait_for_descriptors, network=Network.HOST)
+def hand_descriptors_over_the_hosts_network() -> None:
+    """The same where both share the host's network, and with it the names of sockets."""
+    hand_over()
+
+
+@everywhere(every(held, quick))
+def keep_descriptors_with_a_sibling() -> None:
+    """Pass stdout and the channel to a daemon of its own, which holds them after the end."""
+    import socket
+
+    tries.append("pass")
+    try:
+        here, there = socket.socketpair()
+    except OSError as error:
+        print("refused", error)
+        return
+    flush()
+    if os.fork() == 0:
+        os.setsid()
+        signal.alarm(8)
+        here.close()
+        _, fds, *_ = socket.recv_fds(there, 1, 8)
+        os.closerange(0, min(fds))
+        while True:
+            time.sleep(0.1)
+            try:
+                os.write(fds[0], b"late\n")
+            except OSError:
+                os._exit(0)
+    socket.send_fds(here, [b"x"], [1, 2, *descriptors()[:1]])

@@ -223,3 +223,82 @@ def reconfigure() -> None:
 def find_settings_of_another_run() -> None:
     """Look whether settings that a run can write are there for the next one."""
     reconfigure()
+
+
+def look_for_ports() -> None:
+    """Say so if there are sockets before the first one was made."""
+    tries.append("look")
+    with open("/proc/net/tcp") as table:
+        found = table.readlines()[1:]
+    if found:
+        escaped(f"{len(found)} sockets are there before the first one: {found[0]}")
+
+
+def use_up_the_ports() -> None:
+    """Listen on as many ports as can be, and leave connections that the kernel remembers."""
+    look_for_ports()
+    kept = []
+    try:
+        for _ in range(100):
+            one = socket.socket(socket.AF_INET)
+            one.bind(("127.0.0.1", 0))
+            one.listen(1)
+            kept.append(one)
+    except OSError as error:
+        print("no more", error)
+    listener = socket.socket(socket.AF_INET)
+    listener.bind(("127.0.0.1", 47013))
+    listener.listen(64)
+    for _ in range(300):
+        with socket.create_connection(("127.0.0.1", 47013)) as one:
+            listener.accept()[0].close()  # whoever closes first is remembered
+            one.recv(1)
+    with open("/proc/net/tcp") as table:
+        print("left", len(table.readlines()) - 1)
+    tries.append("ports")
+
+
+@attack(
+    held,
+    first=use_up_the_ports,
+    network=Network.LOOPBACK,
+    stopped_from=Rung.JAIL,
+    limits={"open_files": 256},
+)
+def find_the_ports_of_another_run() -> None:
+    """Bind where an earlier run was bound; look for what the kernel remembers of it."""
+    look_for_ports()
+    one = socket.socket(socket.AF_INET)
+    try:
+        one.bind(("127.0.0.1", 47013))
+        one.listen(1)
+    except OSError as error:
+        escaped(f"a port is still taken: {error}")
+
+
+def leave_descriptors_under_way() -> None:
+    """Sockets that only messages hold, which hold each other: no process has them any more."""
+    tries.append("send")
+    try:
+        for number in range(8):
+            kept = [socket.socket(socket.AF_UNIX), *socket.socketpair()]
+            kept[0].bind(f"\0{scene['token']}-{number}")
+            kept[0].listen(8)
+            all_of_them = [1, *(one.fileno() for one in kept)]
+            for one in kept[1:]:
+                for _ in range(3):
+                    socket.send_fds(one, [b"x"], all_of_them)
+    except OSError as error:
+        print("refused", error)
+
+
+@attack(held, first=leave_descriptors_under_way, stopped_from=Rung.JAIL)
+def find_descriptors_under_way() -> None:
+    """Look for names of sockets that an earlier run sent to itself before it ended."""
+    tries.append("look")
+    with open("/proc/net/unix") as table:
+        if scene["token"] in table.read():
+            escaped("sockets of another run")
+    for number in range(8):
+        with socket.socket(socket.AF_UNIX) as one:
+            attempt(f"name {number}", one.connect, f"\0{scene['token']}-{number}")

@@ -162,6 +162,8 @@ def seen_from_outside(_: object, facts: Facts) -> str | None:
     if not facts.seen:
         return "no process of the attack was seen from outside"
     shared = {"mnt", "pid", "net", "ipc", "uts", "user"} if facts.rung >= Rung.JAIL else set()
+    if facts.rung is Rung.CONTAINER:
+        shared -= {"user"}  # the engine's choice for all its containers (userns-remap), not ours
     for one in facts.seen:
         wanted = {"NoNewPrivs": "1", "Seccomp": "2"}
         wanted |= dict.fromkeys(POWERS[: 5 if shared else 4], "0" * 16)

@@ -51,6 +51,7 @@ class Scene:
         with ExitStack() as building:
             self._owned = building
             self._plant_files()
+            self._plant_mounts()
             self._place_bystander()
             self._listen()
             self._clock = time.time() - time.monotonic()
@@ -80,6 +81,8 @@ class Scene:
             "socket": str(self._folder / "stream"),
             "datagrams": str(self._folder / "datagram"),
             "key": self._key,
+            "shared": self.shared,
+            "fixed": self.fixed,
         }
 
     def _plant_files(self) -> None:
@@ -93,6 +96,19 @@ class Scene:
             Path(path).write_text(self.secret)
         hidden.chmod(0o600)
         self._key = secrets.randbits(30)
+
+    def _plant_mounts(self) -> None:
+        """Folders of the host for guests to find, and in one of them a fifo that hears."""
+        self.shared, self.fixed = (str(self._folder / name) for name in ("shared", "fixed"))
+        for folder in (self.shared, self.fixed):
+            os.mkdir(folder)
+            os.chmod(folder, 0o777)
+        Path(self.fixed, "file").write_text("as it was")
+        os.mkfifo(f"{self.fixed}/fifo")
+        for name in ("file", "fifo"):
+            os.chmod(f"{self.fixed}/{name}", 0o666)
+        self._fifo = os.open(f"{self.fixed}/fifo", os.O_RDONLY | os.O_NONBLOCK)
+        self._owned.callback(os.close, self._fifo)
 
     def _place_bystander(self) -> None:
         self._bystander = subprocess.Popen(
@@ -134,7 +150,10 @@ class Scene:
 
     def visits(self) -> tuple[str, ...]:
         """Which of the host's sockets heard something."""
-        return tuple(name for name, listener in self._listeners.items() if _heard(listener))
+        heard = [name for name, listener in self._listeners.items() if _heard(listener)]
+        if os.read(self._fifo, 1):
+            heard.append("fifo")
+        return tuple(heard)
 
     def harm(self) -> tuple[str, ...]:
         """What was done to the process that stood by."""
@@ -154,7 +173,7 @@ class Scene:
 
     def marks(self) -> tuple[str, ...]:
         """Files of the attack's that appeared on the host."""
-        mine = {"secret", "stream", "datagram"}
+        mine = {"secret", "stream", "datagram", "shared", "fixed"}
         found = [path for path in self._folder.iterdir() if path.name not in mine]
         for place in {"/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/work", os.getcwd(), "/"}:
             with suppress(OSError):
@@ -181,6 +200,7 @@ class Scene:
             "ipc": [name for name in ("shm", "sem", "msg") if self._has_key(name)],
             "planted files": [path for path in self._secrets if _text(path) != self.secret],
             "keyring": self.token in _text("/proc/keys"),
+            "what is mounted read-only": _described(self.fixed),
         }
 
     def _has_key(self, kind: str) -> bool:
@@ -264,6 +284,16 @@ def _remove(folder: Path) -> None:
     import shutil
 
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _described(folder: str) -> list[object]:
+    """All that a writer can change about a folder and about what is in it."""
+    found: list[object] = []
+    for path in (folder, *(os.path.join(folder, name) for name in sorted(os.listdir(folder)))):
+        seen = os.lstat(path)
+        said = (seen.st_mode, seen.st_uid, seen.st_nlink, seen.st_size, seen.st_mtime_ns)
+        found.append((path, *said, os.listxattr(path, follow_symlinks=False)))
+    return found
 
 
 def _text(path: str) -> str:

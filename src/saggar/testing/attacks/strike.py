@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 
+from saggar.model.environment import Environment, Mount
 from saggar.model.event import Event, Output, fold
 from saggar.model.limits import LIMIT_NAMES
 from saggar.model.plan import Capabilities
@@ -23,8 +24,13 @@ from saggar.testing.attacks.checks import outside
 from saggar.testing.attacks.program import program
 from saggar.testing.attacks.scene import PATIENCE, Scene
 
+EARLIER = 4
+"""Runs before an attack's own where it has a `first`: children are parked ahead, and what one run
+leaves can only be found by a child that was parked after it."""
 SLACK = 2.0
 """Seconds a run may take over its limits: starting, sweeping up, a busy machine."""
+MOUNTS = "/srv"
+"""Below it an attack finds the folders that are mounted for it, where it has a root of its own."""
 WAITING = b"WAITING\n"
 """What a program prints that wants to be looked at, or to be there while another runs."""
 
@@ -48,8 +54,11 @@ def unfair(attack: Attack, capabilities: Capabilities) -> str | None:
         return f"not for {machine}"
     if capabilities.rung < attack.stopped_from and not attack.shows:
         return f"stopped from {attack.stopped_from} on; {capabilities.rung} holds here"
-    if attack.network is Network.LOOPBACK and capabilities.rung is Rung.LANDLOCK:
-        return "a loopback of its own takes a network namespace"
+    elsewhere = dict(attack.apart_from)
+    if attack.network is Network.LOOPBACK:
+        elsewhere[Rung.LANDLOCK] = "a loopback of its own takes a network namespace"
+    if capabilities.rung in elsewhere:
+        return elsewhere[capabilities.rung]
     missing = [name for name in sorted(attack.needs) if not capabilities.enforces(name)]
     if missing or not attack.counted:
         return "; ".join(f"{name}: {capabilities.why(name)}" for name in missing) or None
@@ -86,15 +95,20 @@ class _Strike:
             limits=LIMITS.replace(**attack.limits),
             network=attack.network if self._rung > Rung.PROCESS else Network.HOST,
             best_effort=frozenset(n for n in LIMIT_NAMES if not capabilities.enforces(n)),
+            mounts=(scene.shared, scene.fixed) if attack.mounts else (),
+            shares=(scene.shared,) if attack.mounts else (),
         )
+        self._environment = Environment(mounts=_mounts(scene) if attack.mounts else ())
         self._seen: tuple[Seen, ...] = ()
+        self._effort = 0.0
 
     async def carry_out(self) -> Outcome:
         earlier = await self._earlier()
         async with self._beside():
-            start = time.monotonic()
+            start, before = time.monotonic(), time.process_time()
             result = await self._run(self._task(self._attack.guest, self._attack.task))
             elapsed = time.monotonic() - start
+            self._effort = time.process_time() - before
         survivors = await self._scene.survivors()
         facts = self._facts(elapsed, earlier, survivors)
         escaped = outside(result, facts) or self._attack.check(result, facts)
@@ -103,7 +117,8 @@ class _Strike:
     async def _earlier(self) -> tuple[Result[Any], ...]:
         if self._attack.first is None:
             return ()
-        return (await self._run(self._task(self._attack.first, {})),)
+        first = self._task(self._attack.first, {})
+        return tuple([await self._run(first) for _ in range(EARLIER)])
 
     @asynccontextmanager
     async def _beside(self) -> AsyncIterator[None]:
@@ -143,7 +158,7 @@ class _Strike:
 
     def _task(self, guest: Guest, options: Mapping[str, Any]) -> Task:
         env = {"SAGGAR_SCENE": json.dumps(self._scene.described())}
-        code = Program(code=Inline(text=program(guest)))
+        code = Program(code=Inline(text=program(guest)), environment=self._environment)
         return Task.of(Task(program=code, env=env).replace(**options))
 
     def _facts(
@@ -162,6 +177,14 @@ class _Strike:
             changes=scene.changes(),
             descriptors=scene.descriptors(),
             growth=scene.growth(),
+            effort=self._effort,
             seen=self._seen,
             earlier=earlier,
         )
+
+
+def _mounts(scene: Scene) -> tuple[Mount, ...]:
+    return (
+        Mount(source=scene.shared, target=f"{MOUNTS}/shared", read_only=False),
+        Mount(source=scene.fixed, target=f"{MOUNTS}/fixed"),
+    )

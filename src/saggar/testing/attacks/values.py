@@ -8,7 +8,7 @@ from typing import Any
 from saggar.model.quantity import MiB
 from saggar.model.result import Result, Status
 from saggar.testing.attacks.attack import Facts, everywhere
-from saggar.testing.attacks.channel import DONE, VALUE, frame, say
+from saggar.testing.attacks.channel import DISPLAY, DONE, ERROR, VALUE, frame, say
 from saggar.testing.attacks.checks import every, exits, survived
 from saggar.testing.attacks.inside import scene
 
@@ -117,3 +117,58 @@ def give_a_very_large_value() -> None:
     say(struct.pack("<BBxxII", 1, VALUE, 2, len(blob)) + b"{}")
     say(blob)
     say(frame(DONE, {"exit": 0}))
+
+
+def cheap(result: Result[Any], facts: Facts) -> str | None:
+    """What the host did after the end of the program was little."""
+    after = facts.elapsed - result.usage.wall
+    return f"the host took {after:.1f} s over the value" if after > 2.5 else None
+
+
+CHEAP = every(SOUND, cheap)
+FULL = 1_040_000
+"""Bytes of a value just below the largest one that `LIMITS` let through."""
+
+
+def repeated(one: bytes) -> bytes:
+    """A list of as many of them as fit into one value."""
+    return b"[" + b",".join([one] * (FULL // (len(one) + 1))) + b"]"
+
+
+@everywhere(CHEAP, task=WANTED)
+def give_numbers_just_short_of_too_long() -> None:
+    """Numbers of so many digits that somebody may look at each of them from each of them."""
+    raw_value(repeated(b"9" * 299))
+
+
+@everywhere(CHEAP, task=WANTED)
+def give_long_fractions() -> None:
+    """Numbers whose every digit counts for something."""
+    raw_value(repeated(b"0." + b"1" * 299))
+
+
+@everywhere(CHEAP, task=WANTED)
+def give_a_crowd_of_empty_things() -> None:
+    """Three bytes each where they are written, thirty times as many where they are read."""
+    raw_value(repeated(b"[]"))
+
+
+@everywhere(CHEAP, task=WANTED)
+def give_a_crowd_of_deep_things() -> None:
+    """Lists in lists up to the depth that is allowed, again and again."""
+    raw_value(repeated(b"[" * 60 + b"]" * 60))
+
+
+@everywhere(CHEAP, task=WANTED)
+def give_a_crowd_of_keys() -> None:
+    """One object with a hundred thousand keys, no two of them equal."""
+    raw_value(b"{" + b",".join(b'"%06d":0' % number for number in range(94_000)) + b"}")
+
+
+@everywhere(every(survived, exits(Status.OK, Status.ERROR, Status.OUTPUT), cheap))
+def give_costly_words() -> None:
+    """Errors and displays, whose texts are JSON as well: deep, wide and full of escapes."""
+    for blob in (repeated(b"[]"), repeated(b"9" * 299), b"[" * 500_000):
+        say(frame(DISPLAY, {}, b'{"text/plain": ' + blob[:300_000] + b"}"))
+        head = b'{"type": ' + blob[:400_000] + b', "message": "' + b"\\ud800" * 60_000 + b'"}'
+        say(struct.pack("<BBxxII", 1, ERROR, len(head), 0) + head)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from saggar.cli.bench import attempt, chosen, measurements
@@ -16,6 +19,16 @@ def test_a_choice_keeps_the_order_of_the_table():
 def test_a_measurement_that_is_not_there_is_refused():
     with pytest.raises(NotFound, match="did you mean 'numpy'"):
         list(chosen(["numpi"]))
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_table_that_cannot_be_written_is_one_line(words):
+    argv = [sys.executable, "-m", "saggar", "bench", "--smoke", "--only", "cold", *words]
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+
+    said = "saggar: the answer cannot be written to stdout: no space left on device"
+    assert (70, ["measuring: cold", said]) == (ended.returncode, ended.stderr.splitlines())
 
 
 def test_a_measurement_that_fails_is_a_row_that_says_why():

@@ -74,7 +74,7 @@ def test_without_a_cgroup_one_process_cannot_run_away_between_two_looks():
 
 
 @given(
-    memory=st.integers(1, 1 << 44),
+    memory=st.integers(MIB, 1 << 44),
     cpu=st.floats(0.01, 600_000),
     processes=st.integers(1, 1 << 22),
     flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import itertools
 import mmap
 import os
 import platform
@@ -26,7 +27,7 @@ ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 FOREIGN = (0x40000003, 0x40000028, 0, 0xFFFFFFFF)  # i386, arm, nothing, everything
 X32 = 0x40000000
 NETWORKS = ("none", "loopback", "host")
-GUESTS = tuple(product(("jail", "landlock"), NETWORKS))
+GUESTS = tuple(product(("jail", "container", "landlock"), NETWORKS))
 HERE = platform.machine()
 
 on_x86 = pytest.mark.skipif(HERE != "x86_64", reason="a trap of x86-64")
@@ -36,8 +37,8 @@ def filters(machine):
     """Every filter there is for a machine, with the policy it was made from."""
     yield seccomp.outer_policy(), seccomp.outer_filter(machine)
     for rung, network in GUESTS:
-        for memory in (True, False):
-            options = {"memory_enforced": memory}
+        for memory, shares in itertools.product((True, False), repeat=2):
+            options = {"memory_enforced": memory, "shares": shares}
             yield (
                 seccomp.inner_policy(network, rung, **options),
                 seccomp.inner_filter(machine, network, rung, **options),
@@ -279,6 +280,27 @@ def test_only_oneself_can_be_slowed_where_others_can_be_named():
     assert FORBIDDEN == verdict("none", "landlock", "setpriority", 2, 0, 10)
     assert ALLOW == verdict("none", "landlock", "prlimit64", 0, 7)
     assert FORBIDDEN == verdict("none", "landlock", "prlimit64", 17, 7)
+
+
+@pytest.mark.parametrize("rung", ["jail", "landlock"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("fchmod", (3, 0o4755)),
+        ("fchmodat", (-100, 0, 0o2755)),
+        ("fchmodat2", (-100, 0, 0o6755, 0)),
+        ("mknodat", (-100, 0, 0o104755, 0)),
+        ("openat", (-100, 0, os.O_CREAT | os.O_WRONLY, 0o4755)),
+        ("openat", (-100, 0, os.O_TMPFILE | os.O_WRONLY, 0o4755)),
+    ],
+)
+def test_nothing_that_runs_as_its_owner_is_left_in_a_folder_of_the_hosts(rung, name, arguments):
+    assert FORBIDDEN == verdict("none", rung, name, *arguments, shares=True)
+
+
+def test_a_mode_is_not_looked_at_where_no_file_is_made():
+    assert ALLOW == verdict("none", "jail", "openat", -100, 0, os.O_RDONLY, 0o7777, shares=True)
+    assert ALLOW == verdict("none", "jail", "fchmodat", -100, 0, 0o1755, shares=True)
 
 
 def test_memory_that_a_watchdog_cannot_see_is_refused_where_only_a_watchdog_looks():

@@ -51,7 +51,7 @@ def test_one_process_may_have_twice_the_memory_so_that_the_look_at_the_tree_come
 
 def test_the_only_child_of_a_process_is_the_kernels_word():
     shell = subprocess.Popen(
-        ["sh", "-c", "cat & echo $!; wait"],
+        ["sh", "-c", "exec 3<&0; cat <&3 & echo $!; wait"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,0 +1,124 @@
+"""`saggar exec`: a function of a file, called with the JSON on stdin, its answer on stdout."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from saggar.cli.arguments import Parser
+from saggar.cli.main import complain
+from saggar.cli.options import surroundings
+
+SUMMARY = "Call a function of a program behind walls: JSON in, JSON out, checked on both sides."
+EXAMPLES = """\
+examples:
+  echo '[1, 2, 3]' | saggar exec stats.py --entry describe
+  saggar exec --schema-in in.json --schema-out out.json --entry describe stats.py < input.json
+  saggar exec tool.mjs --entry convert --wall 3s --json < input.json
+
+The answer goes to stdout as one line of JSON; what the program prints goes to stderr. With --json
+the line is {"ok": true, "output": ...} or {"ok": false, "error": {"message", "code", "details"}}.
+Exit code: 0; 1 the function failed, or answered what its schema does not allow; 124 timeout; 137
+killed, or its limit of memory or output met; 2 a mistake in the call or the input; 70 ours.
+"""
+LARGEST = 16 << 20
+"""Bytes of an input."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Call it; the exit code says how that ended."""
+    options = parser().read(words)
+
+    from saggar.cli.request import request
+    from saggar.config import load
+    from saggar.errors import GuestError, InvalidInput
+    from saggar.functions.sandbox import TaskExecutor
+
+    settings = load()
+    task, policy = request(options, (), settings.ceiling)
+    executor = TaskExecutor[Any, Any](
+        task,
+        policy,
+        driver=options.driver or settings.driver,
+        schema_in=options.schema_in,
+        schema_out=options.schema_out,
+    )
+    try:
+        result = executor.call(given())
+        sys.stderr.write(result.stdout + result.stderr)
+        say(executor.judge(result), as_json=options.json)
+    except InvalidInput as exc:
+        return refuse(exc, "INPUT_VALIDATION", as_json=options.json)
+    except GuestError as exc:
+        return fail(exc, as_json=options.json)
+    return 0
+
+
+def parser() -> Parser:
+    """Everything `saggar exec` understands."""
+    made = Parser("exec", SUMMARY, EXAMPLES)
+    made.usage = "saggar exec FILE --entry NAME [OPTION...] < INPUT"
+    made.add_argument("file", metavar="FILE", help="the program's file")
+    made.add_argument("--entry", metavar="NAME", required=True, help="the function to call")
+    made.add_argument("--schema-in", metavar="FILE", help="JSON Schema of the input")
+    made.add_argument("--schema-out", metavar="FILE", help="JSON Schema of the output")
+    made.add_argument("--language", metavar="NAME", help="what it is written in (by its ending)")
+    made.add_argument("--json", action="store_true", help="the answer or the failure as an object")
+    surroundings(made)
+    made.set_defaults(code=None, stdin=False, entry_input=None, output=[], value=False)
+    return made
+
+
+def given() -> Any:
+    """The JSON on stdin."""
+    from saggar.errors import InvalidInput
+    from saggar.model.codec import JSON, decode_value
+
+    data = sys.stdin.buffer.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise InvalidInput(f"more than {LARGEST:,} bytes")
+    if not data.strip():
+        raise InvalidInput("nothing on stdin; wanted JSON")
+    try:
+        return decode_value(data, JSON)
+    except ValueError as exc:
+        raise InvalidInput(str(exc)) from None
+
+
+def say(value: object, *, as_json: bool) -> None:
+    """The answer, as one line."""
+    document = {"ok": True, "output": value} if as_json else value
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+
+
+def refuse(exc: Any, code: str, *, as_json: bool, details: str = "") -> int:
+    """What is wrong, and exit code 2."""
+    if as_json:
+        error = {"message": str(exc), "code": code, "details": details}
+        sys.stdout.write(json.dumps({"ok": False, "error": error}, ensure_ascii=False) + "\n")
+    else:
+        complain(str(exc))
+    return 2
+
+
+def fail(exc: Any, *, as_json: bool) -> int:
+    """How it ended, and the exit code that says so."""
+    from saggar.cli.ending import exit_code
+
+    result = exc.result
+    details = result.error.traceback if result.error is not None else ""
+    refuse(exc, _code(exc), as_json=as_json, details=details)
+    return exit_code(result) or 1
+
+
+def _code(exc: Any) -> str:
+    """The failure as the container protocol calls it."""
+    from saggar.errors import ExecutionTimeout, InvalidOutput
+    from saggar.model.result import Status
+
+    if isinstance(exc, ExecutionTimeout):
+        return "TIMEOUT"
+    if isinstance(exc, InvalidOutput):
+        return "OUTPUT_VALIDATION"
+    codes = {Status.MEMORY: "OOM", Status.OUTPUT: "OUTPUT_TOO_LARGE", Status.KILLED: "CRASH"}
+    return codes.get(exc.result.status, "EXECUTION")

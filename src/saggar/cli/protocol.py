@@ -1,0 +1,1 @@
+../../../runners/python/runner.py

@@ -1,0 +1,137 @@
+"""
+Functions in containers: any image that speaks the container protocol, called with JSON.
+
+What the image starts by itself reads one request on stdin and writes one answer to stdout; see
+docs/container-protocol.md. The container serves one call and is removed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from saggar.errors import (
+    ExecutionFailed,
+    ExecutionTimeout,
+    InvalidInput,
+    InvalidOutput,
+    InvalidTask,
+)
+from saggar.functions.sandbox import TIMEOUT, TaskExecutor, closed
+from saggar.model.codec import Payload
+from saggar.model.environment import Environment, Mount
+from saggar.model.policy import Network, Policy, Rung
+from saggar.model.program import Command, Program
+from saggar.model.protocol import LARGEST, Answered, decode_answer, encode_request
+from saggar.model.result import ErrorInfo, Result, Status
+from saggar.model.task import Task
+from saggar.platform import Platform
+
+if TYPE_CHECKING:
+    from saggar.model.schema import Source
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+OUTPUT = LARGEST + (1 << 20)
+"""Bytes of stdout and stderr: the largest answer, and room for what is printed beside it."""
+PREFIXES = {
+    "INPUT_VALIDATION": "input validation failed: ",
+    "OUTPUT_VALIDATION": "output validation failed: ",
+    "EXECUTION": "",
+}
+"""How runners begin their messages, where our own errors begin alike."""
+
+
+class ContainerExecutor(TaskExecutor[A, B]):
+    """
+    An image that speaks the container protocol.
+
+        stats = ContainerExecutor[list[float], Stats](
+            "saggar/runner-python:latest", mounts=[("/srv/stats.py", "/app/execute.py")]
+        )
+        stats([1, 2, 3])
+
+    Closed by default: no network, a read-only root, user 1000 without capabilities, finite
+    everything. Both sides are validated here, whatever the image does.
+    """
+
+    def __init__(  # noqa: PLR0913 - the container, its walls, and what may go in and out
+        self,
+        image: str,
+        *,
+        cmd: str | Sequence[str] = (),
+        disable_net: bool = True,
+        memory: int | str = "256MiB",
+        cpu: float = 1.0,
+        timeout: float | str = TIMEOUT,
+        env: Mapping[str, str] | None = None,
+        mounts: Iterable[Mount | tuple[str, str] | tuple[str, str, bool]] = (),
+        policy: Policy | None = None,
+        platform: Platform | None = None,
+        schema_in: "Source | None" = None,
+        schema_out: "Source | None" = None,
+    ) -> None:
+        if not image:
+            raise InvalidTask("container image is required")
+        mounted = tuple(map(_mount, mounts))
+        argv = (cmd,) if isinstance(cmd, str) else tuple(cmd)
+        task = Task.of(
+            Program(code=Command(argv=argv), language="command"),
+            environment=Environment(image=image, mounts=mounted),
+            env=env,
+        )
+        limits = {"memory": memory, "cpu_share": cpu, "output": OUTPUT}
+        super().__init__(
+            task,
+            closed(policy or _policy(image, mounted, disable_net), limits, timeout),
+            driver="docker",
+            platform=platform,
+            schema_in=schema_in,
+            schema_out=schema_out,
+        )
+
+    def _carrying(self, payload: Payload) -> Task:
+        return self.task.model_copy(update={"stdin": encode_request(payload)})
+
+    def judge(self, result: Result[Any]) -> B:
+        """The answer in what the container wrote, or the failure it is."""
+        if result.status not in {Status.OK, Status.ERROR} or result.limit:
+            return super().judge(result)
+        answer = decode_answer(result.stdout_bytes)
+        if isinstance(answer, Answered):
+            return self._lift(answer.value, result)
+        raise _failure(answer, result)
+
+
+def _failure(error: ErrorInfo, result: Result[Any]) -> Exception:
+    """The exception for what a runner says went wrong, or for what is no answer at all."""
+    text = error.message.removeprefix(PREFIXES.get(error.type, ""))
+    found = result.replace(status=Status.ERROR, error=error)
+    match error.type:
+        case "INPUT_VALIDATION":
+            return InvalidInput(text)
+        case "OUTPUT_VALIDATION":
+            return InvalidOutput(found, text)
+        case "TIMEOUT":
+            return ExecutionTimeout(found, text)
+        case "EXECUTION":
+            return ExecutionFailed(found, text)
+    ended = "" if result.ok else f" ({result.summary()})"
+    return ExecutionFailed(found, f"{error.type}: {text}{ended}")
+
+
+def _mount(mount: Mount | tuple[str, str] | tuple[str, str, bool]) -> Mount:
+    if isinstance(mount, Mount):
+        return mount
+    source, target, *rest = mount
+    return Mount(source=str(source), target=target, read_only=rest[0] if rest else True)
+
+
+def _policy(image: str, mounts: Sequence[Mount], disable_net: bool) -> Policy:  # noqa: FBT001
+    """The closed policy, but for what the caller of the constructor has named himself."""
+    return Policy(
+        isolation=Rung.CONTAINER,
+        network=Network.NONE if disable_net else Network.HOST,
+        images=(image,),
+        mounts=tuple(mount.source for mount in mounts),
+        shares=tuple(mount.source for mount in mounts if not mount.read_only),
+    )

@@ -1,0 +1,358 @@
+"""
+The docker driver against a real engine: what the suites for every driver do not ask.
+
+Needs an engine and the python runner's image (`make build-runner-python`).
+"""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from tests.conftest import missing
+
+from saggar import Environment, InvalidTask, Limits, Platform, Policy, PolicyDenied, PrepareFailed
+from saggar.config import Settings
+from saggar.drivers.docker import DockerDriver, owners
+from saggar.drivers.docker import spec as module
+from saggar.drivers.docker.engine import LABEL, Engine, address
+from saggar.drivers.docker.owners import owner
+from saggar.engine import oneshot
+from saggar.errors import DriverUnavailable, PlatformError, SandboxBroken
+from saggar.model.event import Output, afold
+from saggar.model.plan import Plan, WarmKey
+from saggar.model.program import Command
+from saggar.model.result import Status
+from saggar.model.task import Task
+
+IMAGE = "saggar/runner-python:latest"
+EMPTY = "saggar-test/empty:latest"
+SOON = 20.0
+
+
+@pytest.fixture(scope="module")
+def engine():
+    try:
+        found = Engine(address())
+        found.image(IMAGE)
+    except PlatformError as exc:
+        missing(str(exc))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+async def platform(engine):
+    async with Platform(Settings(driver="docker", warm=1)) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def nursery(policy=None, **key):
+    driver = DockerDriver()
+    try:
+        async with driver.nursery(WarmKey("", "", **key), policy or Policy(), ()) as opened:
+            yield opened
+    finally:
+        driver.close()
+
+
+def ours(engine, name=None):
+    """The containers of a host's, by default of this process."""
+    return [one for one, said in engine.labelled(LABEL).items() if said == (name or owner())]
+
+
+def until(holds):
+    """What the engine does by itself it does soon."""
+    end = time.monotonic() + SOON
+    while not holds():
+        assert time.monotonic() < end
+        os.sched_yield()
+
+
+@pytest.fixture(scope="module")
+def empty_image(engine):
+    """An image with nothing in it but a file: no interpreter, no loader, no shell."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("nothing"))
+    subprocess.run(
+        ["docker", "import", "-", EMPTY], input=file.getvalue(), check=True, capture_output=True
+    )
+    yield EMPTY
+    subprocess.run(["docker", "rmi", "-f", EMPTY], check=True, capture_output=True)
+
+
+async def test_a_program_runs_in_a_container(platform):
+    result = await platform.run("print(6 * 7)")
+
+    assert (Status.OK, "42\n", "container") == (result.status, result.stdout, result.isolation)
+
+
+async def test_nothing_of_the_images_root_can_be_written(platform):
+    code = """
+import os
+for folder in ("/", "/etc", "/usr/bin", "/app", "/var/tmp", "/run", "/dev"):
+    try:
+        open(f"{folder}/mark", "w")
+        print(folder)
+    except OSError:
+        pass
+"""
+
+    assert "" == (await platform.run(code)).stdout
+
+
+async def test_it_runs_as_an_ordinary_user_without_a_capability(platform):
+    code = """
+import os
+print(os.getuid(), os.getgid())
+lines = [line.split() for line in open("/proc/self/status")]
+status = {words[0][:-1]: words[-1] for words in lines}
+print(status["CapEff"], status["CapBnd"], status["NoNewPrivs"], status["Seccomp"])
+"""
+
+    assert "1000 1000\n" + "0" * 16 + " " + "0" * 16 + " 1 2\n" == (await platform.run(code)).stdout
+
+
+async def test_a_warm_run_does_not_pay_for_a_start(platform, engine):
+    await platform.run("pass")
+    until(lambda: 1 <= len(ours(engine)))
+    walls = []
+    for _ in range(3):
+        start = time.monotonic()
+        await platform.run("pass")
+        walls.append(time.monotonic() - start)
+
+    assert min(walls) < 2
+
+
+async def test_every_run_has_a_container_of_its_own(platform):
+    code = "import os; print(os.path.exists('mark')); open('mark', 'w')"
+
+    assert ["False\n"] * 3 == [(await platform.run(code)).stdout for _ in range(3)]
+
+
+async def test_files_come_back_when_the_container_is_dead(platform):
+    result = await platform.run("open('out.txt', 'w').write('kept')", collect="*.txt")
+
+    assert [("out.txt", b"kept")] == [(file.path, file.content) for file in result.files]
+
+
+async def test_an_image_without_anything_in_it_runs_python(platform, empty_image):
+    """This machine's own interpreter, started through this machine's own loader."""
+    result = await platform.run(
+        "import sys, ssl, ctypes; print(sys.version_info[:2])",
+        environment=Environment(image=empty_image),
+        policy=Policy(images=(empty_image,)),
+    )
+
+    assert f"{sys.version_info[:2]}\n" == result.stdout, result.stderr
+
+
+async def test_what_does_not_exist_in_an_image_cannot_be_run(platform, empty_image):
+    result = await platform.run(
+        Command(argv=("sh", "-c", "true")),
+        environment=Environment(image=empty_image),
+        policy=Policy(images=(empty_image,)),
+    )
+
+    assert (Status.ERROR, 127) == (result.status, result.exit_code)
+
+
+async def test_an_image_that_the_policy_does_not_name_is_refused(platform):
+    with pytest.raises(PolicyDenied, match="other/image was asked for"):
+        await platform.run("pass", environment=Environment(image="other/image"))
+
+
+async def test_an_image_that_is_not_here_is_told_with_how_to_get_it(platform):
+    with pytest.raises(PrepareFailed, match="make build-runner-nothing"):
+        await platform.run("pass", environment=Environment(image="saggar/runner-nothing"))
+
+
+async def test_an_images_own_command_is_run_where_it_wants_to_be(engine):
+    """The python runner's: it answers a document that is none, in /app."""
+    image = engine.image(IMAGE)
+    async with nursery() as opened:
+        process = await opened.park()
+        try:
+            assert (image.argv, image.cwd) == process.entrypoint
+            run = oneshot.run(process, Task.of("", stdin=b"not json"), Plan(argv=()), Limits())
+            result = await afold(run)
+        finally:
+            process.release()
+
+    assert '"ok"' in result.stdout
+
+
+async def test_packages_for_another_python_are_refused(platform):
+    with pytest.raises(InvalidTask, match="RUN pip install"):
+        await platform.run(
+            "pass", environment=Environment.host(), policy=Policy(host_packages=True)
+        )
+
+
+async def test_a_limit_the_engine_does_not_take_is_refused(platform):
+    with pytest.raises(DriverUnavailable, match="cannot make this container"):
+        await platform.run("pass", limits={"memory": "2MiB"})
+
+
+async def test_a_stronger_wall_is_refused(platform):
+    with pytest.raises(DriverUnavailable, match="reaches 'container' at most"):
+        await platform.run("pass", policy=Policy(isolation="gvisor"))
+
+
+async def test_what_cannot_be_preloaded_is_told(platform):
+    with pytest.raises(SandboxBroken, match="No module named 'no_such_module'"):
+        await platform.run("pass", environment=Environment(preload=("no_such_module",)))
+
+
+async def test_what_was_preloaded_is_there(platform):
+    result = await platform.run(
+        "import sys; print('colorsys' in sys.modules)",
+        environment=Environment(preload=("colorsys",)),
+    )
+
+    assert "True\n" == result.stdout
+
+
+async def test_a_container_that_ends_before_it_speaks_is_told(engine, monkeypatch):
+    """Its interpreter is none: nobody waits a minute for somebody who will not come."""
+    monkeypatch.setattr(module, "PRELUDE", "raise SystemExit(3)\n")
+    async with nursery() as opened:
+        with pytest.raises(SandboxBroken, match="before its pid 1 had said a word"):
+            await opened.park()
+
+    until(lambda: not ours(engine))
+
+
+async def test_an_image_takes_this_driver():
+    async with Platform() as platform:
+        with pytest.raises(DriverUnavailable, match="takes driver='docker'"):
+            await platform.run(
+                "pass", driver="jail", environment=Environment(image="saggar/runner-python")
+            )
+
+
+async def test_who_gives_up_early_leaves_a_child_for_the_next_one(engine):
+    async with nursery() as opened:
+        with anyio.move_on_after(0.001):
+            await opened.park()
+        process = await opened.park()
+        process.release()
+
+        assert 1 == opened.born
+
+
+async def test_containers_end_with_their_nursery(engine):
+    async with nursery() as opened:
+        process = await opened.park()
+
+        assert process.waits()
+
+    until(lambda: not ours(engine))
+
+
+async def test_a_killed_run_leaves_no_container(platform, engine):
+    result = await platform.run("import time; time.sleep(60)", limits={"wall": 0.3, "grace": 0.2})
+
+    assert (Status.TIMEOUT, "wall") == (result.status, result.limit)
+    until(lambda: len(ours(engine)) <= 2)  # the one that is kept warm, and one on its way
+
+
+HOST = """
+import anyio, os
+from saggar import Platform
+from saggar.config import Settings
+from saggar.drivers.docker.owners import owner
+from saggar.model.event import Output
+
+async def main():
+    os.write(1, owner().encode() + b"\\n")
+    async with Platform(Settings(driver="docker")) as platform:
+        code = "print('up', flush=True)\\nimport time\\ntime.sleep(60)"
+        async for event in platform.events(code):
+            if isinstance(event, Output):
+                os.write(1, event.data)
+
+anyio.run(main)
+"""
+
+
+def test_a_host_that_is_killed_takes_its_containers_along(engine):
+    """Pid 1 sees it; nobody has to sweep."""
+    with subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE) as host:
+        assert host.stdout is not None
+        name = host.stdout.readline().decode().strip()
+        up = host.stdout.readline()
+        host.send_signal(signal.SIGKILL)
+
+    assert b"up\n" == up
+    until(lambda: not ours(engine, name))
+
+
+def test_what_a_dead_host_left_is_swept(engine, tmp_path):
+    """A container that never got as far as pid 1: its host died between two requests."""
+    with subprocess.Popen(["sleep", "60"]) as host:
+        number = host.pid
+        host.kill()
+    name = f"{number}.{owner().partition('.')[2]}"
+    container = engine.create({"Image": IMAGE, "Labels": {LABEL: name}})
+
+    assert [container] == ours(engine, name)
+
+    swept = owners.sweep(engine, tmp_path)
+
+    assert 1 <= swept["containers"]
+    assert [] == ours(engine, name)
+
+
+async def test_the_probe_describes_the_engine(engine):
+    driver = DockerDriver()
+    found = await driver.probe()
+    driver.close()
+
+    assert (True, "container") == (found.available, found.rung)
+    assert {"engine", "rootless", "cgroups", "runtimes", "storage"} <= found.facts.keys()
+    assert "cgroup" in found.limits["memory"].how
+
+
+async def test_where_no_engine_answers_the_probe_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    found = await DockerDriver().probe()
+
+    assert not found.available
+    assert "no container engine answers" in found.reasons[0]
+    assert "docker" in found.recipes
+
+
+async def test_a_file_of_the_hosts_can_stand_over_one_of_the_images(platform, tmp_path):
+    source = tmp_path / "execute.py"
+    source.write_text("of the host")
+    result = await platform.run(
+        "print(open('/app/execute.py').read())",
+        environment=Environment(
+            mounts=[{"source": str(source), "target": "/app/execute.py", "read_only": True}]
+        ),
+        policy=Policy(mounts=(str(tmp_path),)),
+    )
+
+    assert "of the host\n" == result.stdout
+
+
+async def test_output_is_there_while_the_program_runs(platform):
+    code = "print('early', flush=True)\nimport time\ntime.sleep(60)"
+    seen = b""
+    with anyio.fail_after(SOON):
+        async for event in platform.events(code, limits={"wall": 60}):
+            if isinstance(event, Output):
+                seen = event.data
+                break
+
+    assert b"early\n" == seen

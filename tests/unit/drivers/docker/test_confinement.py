@@ -1,0 +1,48 @@
+"""What a container's child takes from itself: here, on a child of the one who tests."""
+
+import platform
+
+import pytest
+from tests.unit.drivers.jail.confined import judge
+
+from saggar.boundary.wallplan import Landlock
+from saggar.drivers.docker.confinement import DEVICES, confinement
+from saggar.drivers.jail import landlock, seccomp
+from saggar.model.plan import WarmKey
+from saggar.model.policy import Network
+
+WRITE_FILE = 1 << 1
+UNIX, INTERNET, STREAM, DATAGRAM = 1, 2, 1, 2
+
+
+def allowed(call, network, family, kind):
+    decision = seccomp.inner_policy(network, "container")[call]
+    return seccomp.ALLOW == judge(decision, {16: family, 24: kind, 32: 0})
+
+
+@pytest.mark.parametrize("network", ["none", "loopback"])
+def test_sockets_with_names_are_the_containers_own(network):
+    assert allowed("socket", network, UNIX, STREAM)
+
+
+def test_with_the_hosts_network_there_are_no_sockets_with_names():
+    assert allowed("socket", "host", INTERNET, STREAM)
+    assert not allowed("socket", "host", UNIX, STREAM)
+    assert allowed("socketpair", "host", UNIX, STREAM)
+    assert not allowed("socketpair", "host", UNIX, DATAGRAM)
+
+
+def test_a_filter_is_there_for_every_network():
+    filters = {confinement(WarmKey("", "", network=one))["filter"] for one in Network}
+
+    assert len(Network) == len(filters)
+    assert seccomp.inner_filter(platform.machine(), "none", "container") in filters
+
+
+@pytest.mark.skipif(not landlock.abi(), reason="no Landlock in this kernel")
+def test_files_are_written_to_where_something_is_to_be_written_and_nowhere_else():
+    mounts = (("/a", "/fixed", True), ("/b", "/shared", False))
+    taken = Landlock(*confinement(WarmKey("", "", mounts=mounts))["landlock"])
+    writable = {path for path, rights in taken.rules if rights & WRITE_FILE}
+
+    assert {"/tmp", "/dev/shm", "/shared"} == writable - {f"/dev/{name}" for name in DEVICES}

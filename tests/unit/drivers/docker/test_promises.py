@@ -1,0 +1,61 @@
+import pytest
+
+from saggar.drivers.docker.promises import facts, promises
+from saggar.errors import DriverUnavailable
+from saggar.model.limits import LIMIT_NAMES
+from saggar.model.policy import Policy, Rung
+
+ABLE = {
+    "MemoryLimit": True,
+    "PidsLimit": True,
+    "CpuCfsQuota": True,
+    "CgroupVersion": "2",
+    "Version": "28.2.2",
+    "KernelVersion": "6.1",
+    "SecurityOptions": ["name=seccomp,profile=builtin", "name=rootless"],
+    "Runtimes": {"runc": {}, "runsc": {}},
+    "Driver": "overlay2",
+}
+
+
+def test_every_limit_is_kept_by_something_where_the_engine_can_limit_all():
+    found = promises(ABLE, "").limits
+
+    assert set(LIMIT_NAMES) == found.keys()
+    assert all(support.enforced and support.how for support in found.values())
+    assert "cgroup, version 2" in found["memory"].how
+
+
+def test_a_limit_that_the_engine_cannot_keep_is_refused_by_name():
+    without = promises({**ABLE, "PidsLimit": False}, "")
+
+    with pytest.raises(DriverUnavailable, match="cannot enforce processes here"):
+        without.admit(Policy())
+    without.admit(Policy(best_effort={"processes"}))
+
+
+def test_a_container_is_no_user_space_kernel():
+    promises(ABLE, "").admit(Policy(isolation="container"))
+    with pytest.raises(DriverUnavailable, match="reaches 'container' at most, not 'gvisor'"):
+        promises(ABLE, "").admit(Policy(isolation="gvisor"))
+
+
+@pytest.mark.parametrize("runtime", ["runsc", "runsc-kvm"])
+def test_gvisors_runtime_is_a_rung_of_its_own(runtime):
+    assert Rung.GVISOR is promises(ABLE, runtime).rung
+
+
+def test_an_engine_is_described_by_what_matters_for_its_walls():
+    found = facts(ABLE)
+
+    assert {
+        "engine": "28.2.2",
+        "rootless": "yes",
+        "cgroups": "version 2",
+        "runtimes": "runc, runsc",
+        "storage": "overlay2",
+    }.items() <= found.items()
+
+
+def test_an_engine_that_says_nothing_of_itself_is_described_as_that():
+    assert "?" == facts({})["engine"]
