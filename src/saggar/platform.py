@@ -361,6 +361,9 @@ def _key(environment: Environment, policy: Policy) -> WarmKey:
         mounts=mounts,
         root=environment.root,
         image=environment.image or "",
+        user=environment.user,
+        workdir=environment.workdir or "",
+        writable_root=environment.writable_root,
         rung=policy.isolation,
         host_packages=environment.host_packages,
     )
@@ -374,18 +377,14 @@ def _layered(key: WarmKey, layers: Sequence[Layer]) -> WarmKey:
 
 def _imaged(environment: Environment, driver: Driver, plan: Plan) -> Environment:
     """The environment, with the image that has the runtime where none was named."""
-    if environment.image or plan.runtime is None or _narrows(driver):
+    if environment.image or plan.runtime is None or not driver.images:
         return environment
     return environment.replace(image=plan.runtime.image)
 
 
-def _narrows(driver: Driver) -> bool:
-    return getattr(driver, "narrows", True)
-
-
 def _foreign(driver: Driver, environment: Environment) -> str | None:
     """Whose programs a sandbox sees, if not this machine's: an image's, or another root's."""
-    if _narrows(driver):
+    if not driver.images:
         return environment.root
     return environment.image or f"the default of {driver.name}"
 

@@ -203,3 +203,39 @@ def test_an_image_that_is_not_there_says_how_to_make_it():
 def test_an_executor_without_an_image_is_refused():
     with pytest.raises(InvalidTask, match="container image is required"):
         ContainerExecutor("")
+
+
+def test_somebody_else_starts_somewhere_else(module):
+    command = ["sh", "-c", 'printf \'{"ok":true,"output":"%s %s"}\' "$(id -u)" "$PWD"']
+    call = ContainerExecutor(IMAGE, cmd=command, user=1234, workdir="/usr")
+
+    assert "1234 /tmp/work" == call(1)
+    with pytest.raises(InvalidTask, match=r"environment\.user"):
+        ContainerExecutor(IMAGE, user=0)
+
+
+def test_the_images_own_program_starts_where_it_is_told():
+    with pytest.raises(ExecutionFailed, match="NO_EXECUTE_FUNCTION"):
+        ContainerExecutor(IMAGE, workdir="/usr")(1)
+
+
+def test_a_root_that_may_be_written_to_is_asked_for():
+    command = ["sh", "-c", 'touch /app/x && printf \'{"ok":true,"output":1}\'']
+
+    assert 1 == ContainerExecutor(IMAGE, cmd=command, read_only_fs=False)(1)
+
+
+def test_an_image_that_is_missing_is_built_once(tmp_path):
+    (tmp_path / "execute.py").write_text("def execute_function(given): return [given]\n")
+    (tmp_path / "Dockerfile").write_text(f"FROM {IMAGE}\nCOPY execute.py /app/execute.py\n")
+    image = "saggar-test/built-once:latest"
+    subprocess.run(["docker", "image", "rm", "--force", image], capture_output=True, check=False)
+    try:
+        assert [7] == ContainerExecutor(image, build=tmp_path)(7)
+        assert [8] == ContainerExecutor(image, build="/nowhere")(8)
+        with pytest.raises(PrepareFailed, match="cannot be built"):
+            ContainerExecutor("saggar-test/never-built:latest", build="/nowhere")
+    finally:
+        subprocess.run(
+            ["docker", "image", "rm", "--force", image], capture_output=True, check=False
+        )

@@ -29,7 +29,7 @@ def main(words: Sequence[str]) -> int:
     """Call it; the exit code says how that ended."""
     options = parser().read(words)
 
-    from saggar.cli.request import request
+    from saggar.cli.request import driver, request
     from saggar.config import load
     from saggar.errors import GuestError, InvalidInput
     from saggar.functions.sandbox import TaskExecutor
@@ -39,7 +39,7 @@ def main(words: Sequence[str]) -> int:
     executor = TaskExecutor[Any, Any](
         task,
         policy,
-        driver=options.driver or settings.driver,
+        driver=driver(options) or settings.driver,
         schema_in=options.schema_in,
         schema_out=options.schema_out,
     )

@@ -100,6 +100,9 @@ def _finds(made: Parser) -> None:
         default=[],
         help="import this before the program arrives",
     )
+    group.add_argument(
+        "--image", metavar="REF", help="run in a container of this image (driver docker)"
+    )
     group.add_argument("--python", metavar="X", help="another interpreter: a version or a path")
 
 

@@ -164,6 +164,7 @@ def environment(options: Namespace) -> Environment:
     return Environment(
         packages=tuple(options.package),
         preload=tuple(options.preload),
+        image=options.image,
         python=None if options.python is None else interpreter(options.python),
         host_packages="host" in options.env,
     )
@@ -194,6 +195,7 @@ def policy(options: Namespace, environment: Environment) -> Policy:
         "isolation": options.isolation,
         "best_effort": [name.replace("-", "_") for name in options.best_effort],
         "host_packages": environment.host_packages,
+        "images": [environment.image] if environment.image else [],
         "mounts": [path] if (path := environment.python or "").startswith("/") else [],
     }
     return Policy(**{name: value for name, value in said.items() if value not in (None, [], False)})
@@ -203,6 +205,11 @@ def limits(options: Namespace) -> Limits:
     """The limits that were named; the others keep their defaults."""
     said = {name: getattr(options, option_of(name).replace("-", "_")) for name in LIMIT_NAMES}
     return Limits(**{name: value for name, value in said.items() if value is not None})
+
+
+def driver(options: Namespace) -> str | None:
+    """Who builds the walls: whoever was named; an image is a container's."""
+    return options.driver or ("docker" if options.image else None)
 
 
 def option_of(field: str) -> str:

@@ -29,19 +29,19 @@ def main(words: Sequence[str]) -> int:
     options = parser().read(ours)
     # After the options: a mistake in them, or --help, is answered without loading the model.
     with not_collecting():
-        if options.driver in {None, "jail"}:
+        if options.driver in {None, "jail"} and options.image is None:
             from saggar.drivers.jail import launch
 
             launch.ahead()  # it starts on another core while we import
         import anyio
 
         import saggar.platform  # noqa: F401  (used below; loaded here, where it costs least)
-        from saggar.cli.request import request
+        from saggar.cli.request import driver, request
         from saggar.config import load
 
     settings = load()
     task, policy = request(options, theirs, settings.ceiling)
-    run = Run(task, policy, settings, options.driver, as_json=options.json, quiet=options.quiet)
+    run = Run(task, policy, settings, driver(options), as_json=options.json, quiet=options.quiet)
     return anyio.run(run.to_its_end)
 
 

@@ -133,6 +133,8 @@ class Driver(Protocol):
     name: str
     warm: bool
     """Whether children may be kept parked."""
+    images: bool
+    """Whether what a program finds comes from an image, and not from this machine."""
     fixed: frozenset[str]
     """The limits that a child is made with and that no claim changes: they are part of its key."""
 

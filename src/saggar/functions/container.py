@@ -6,6 +6,7 @@ docs/container-protocol.md. The container serves one call and is removed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from saggar.errors import (
@@ -14,6 +15,7 @@ from saggar.errors import (
     InvalidInput,
     InvalidOutput,
     InvalidTask,
+    PrepareFailed,
 )
 from saggar.functions.sandbox import TIMEOUT, TaskExecutor, closed
 from saggar.model.codec import Payload
@@ -60,11 +62,15 @@ class ContainerExecutor(TaskExecutor[A, B]):
         *,
         cmd: str | Sequence[str] = (),
         disable_net: bool = True,
+        read_only_fs: bool = True,
         memory: int | str = "256MiB",
         cpu: float = 1.0,
         timeout: float | str = TIMEOUT,
+        user: int = 1000,
+        workdir: str | None = None,
         env: Mapping[str, str] | None = None,
         mounts: Iterable[Mount | tuple[str, str] | tuple[str, str, bool]] = (),
+        build: str | PathLike[str] | None = None,
         policy: Policy | None = None,
         platform: Platform | None = None,
         schema_in: "Source | None" = None,
@@ -76,18 +82,26 @@ class ContainerExecutor(TaskExecutor[A, B]):
         argv = (cmd,) if isinstance(cmd, str) else tuple(cmd)
         task = Task.of(
             Program(code=Command(argv=argv), language="command"),
-            environment=Environment(image=image, mounts=mounted),
+            environment=Environment(
+                image=image,
+                mounts=mounted,
+                user=user,
+                workdir=workdir,
+                writable_root=not read_only_fs,
+            ),
             env=env,
         )
         limits = {"memory": memory, "cpu_share": cpu, "output": OUTPUT}
         super().__init__(
             task,
-            closed(policy or _policy(image, mounted, disable_net), limits, timeout),
+            closed(policy or _policy(task, disable_net), limits, timeout),
             driver="docker",
             platform=platform,
             schema_in=schema_in,
             schema_out=schema_out,
         )
+        if build is not None:
+            _build(image, build)
 
     def _carrying(self, payload: Payload) -> Task:
         return self.task.model_copy(update={"stdin": encode_request(payload)})
@@ -126,12 +140,28 @@ def _mount(mount: Mount | tuple[str, str] | tuple[str, str, bool]) -> Mount:
     return Mount(source=str(source), target=target, read_only=rest[0] if rest else True)
 
 
-def _policy(image: str, mounts: Sequence[Mount], disable_net: bool) -> Policy:  # noqa: FBT001
+def _policy(task: Task, disable_net: bool) -> Policy:  # noqa: FBT001
     """The closed policy, but for what the caller of the constructor has named himself."""
+    environment = task.program.environment
+    mounts = environment.mounts
     return Policy(
         isolation=Rung.CONTAINER,
         network=Network.NONE if disable_net else Network.HOST,
-        images=(image,),
+        images=(environment.image or "",),
         mounts=tuple(mount.source for mount in mounts),
         shares=tuple(mount.source for mount in mounts if not mount.read_only),
+        best_effort=frozenset({"disk"} if environment.writable_root else ()),
     )
+
+
+def _build(image: str, folder: str | PathLike[str]) -> None:
+    """The image of that name, built from a folder with a Dockerfile unless it is here."""
+    from saggar.drivers.docker.engine import Engine, address
+
+    engine = Engine(address())
+    try:
+        engine.image(image)
+    except PrepareFailed:
+        engine.build(image, fspath(folder))
+    finally:
+        engine.close()

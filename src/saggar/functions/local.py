@@ -85,7 +85,7 @@ class LocalExecutor(Executor[A, B], partial[B]):
         """The function with its deadline between the two schemas, those that there are."""
         call, lower, lift = self._timed, self._lower, self._lift
         takes, gives = self._in.is_valid or _anything, self._out.is_valid or _anything
-        if takes is gives:
+        if takes is gives is _anything:
             return call
 
         def checked(value: A) -> B:

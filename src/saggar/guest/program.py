@@ -67,8 +67,11 @@ def furnish() -> None:
 
 
 def fill() -> None:
-    """Import what many programs import, once for all children."""
+    """Import, once for all children, what many programs do, and what their answers take."""
+    import ast  # noqa: F401
+    import json  # noqa: F401
     import threading  # noqa: F401
+    import traceback  # noqa: F401
 
 
 def rehearse(order: Order) -> None:

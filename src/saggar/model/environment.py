@@ -3,11 +3,13 @@
 import re
 from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from saggar.model.paths import absolute, is_inside, printable
 from saggar.model.value import Value
 
+USER: Final = 1000
+"""Whom a container runs as, unless somebody else is named."""
 _RESERVED: Final = ("/proc", "/sys", "/dev")
 # The start of a PEP 508 requirement; what follows is for the installer to judge.
 _REQUIREMENT: Final = re.compile(
@@ -105,6 +107,12 @@ class Environment(Value):
     """A folder of the host to use as the root directory instead of the host's /usr."""
     image: Annotated[str, AfterValidator(_image)] | None = None
     """The image of the container to run in. None: the one of the settings."""
+    user: Annotated[int, Field(ge=1, lt=65_534)] = USER
+    """Whom a container runs as; never root."""
+    workdir: Annotated[str, AfterValidator(absolute)] | None = None
+    """Where the image's own program starts. None: where the image says."""
+    writable_root: bool = False
+    """Whether a container may write over its image; no limit on the disk holds there."""
 
     @classmethod
     def host(cls) -> Self:

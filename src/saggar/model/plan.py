@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from saggar.model.environment import USER
 from saggar.model.limits import Limits
 from saggar.model.policy import Network, Rung
 from saggar.model.task import File
@@ -110,6 +111,17 @@ class Capabilities(Value):
 class WarmKey:
     """What a parked child was made for; a run takes only a child of exactly its own key."""
 
+    @property
+    def of_containers(self) -> str:
+        """What in it only a container has, by name; empty where there is nothing of the kind."""
+        said = {
+            "image": self.image,
+            "user": self.user != USER,
+            "workdir": self.workdir,
+            "writable_root": self.writable_root,
+        }
+        return ", ".join(name for name, is_said in said.items() if is_said)
+
     interpreter: str
     environment: str
     """The environment's digest."""
@@ -123,5 +135,9 @@ class WarmKey:
     tenant: str = ""
     image: str = ""
     """The container image; empty where there is none, or the operator's own."""
+    user: int = USER
+    workdir: str = ""
+    writable_root: bool = False
+    """What can be said of a container beside its image; see `Environment`."""
     limits: Limits | None = None
     """Those that a child is made with, where a driver cannot narrow it later."""

@@ -7,7 +7,7 @@ validator's own default would fetch one over HTTP, from wherever this process ca
 
 import json
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -22,10 +22,14 @@ LARGEST: Final = 1 << 20
 """Bytes of one schema, as JSON."""
 DEEPEST: Final = 64
 """How deep one may nest."""
+FOLLOWED: Final = 255
+"""How deep a value may nest that a schema with references is to judge."""
 REPORTED: Final = 3
 """Violations that are told of; the others are counted."""
 LONGEST: Final = 300
 """Characters of one violation: a validator's message quotes what it found, however large."""
+
+_REFERENCES: Final = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 
 Source: TypeAlias = Mapping[str, Any] | bool | bytes | str | PathLike[str]
 """A schema as it is given: itself, its JSON text as bytes, or the path of its file."""
@@ -46,7 +50,9 @@ class Schema:
 
     def __init__(self, document: Any, validator: Any) -> None:
         self.document = document
-        self.is_valid = validator.is_valid
+        self.is_valid = (
+            partial(_shallow, validator.is_valid) if _refers(document) else validator.is_valid
+        )
         self._find = validator.iter_errors
 
     @classmethod
@@ -78,6 +84,27 @@ class Schema:
             return _formless(value) or _short(str(exc))
         more = [f"and {len(found) - REPORTED} more"] if len(found) > REPORTED else []
         return "; ".join([*found[:REPORTED], *more])
+
+
+def _refers(document: object) -> bool:
+    """Whether a schema may apply to what is within a value again and again."""
+    level: list[Any] = [document] if isinstance(document, dict) else []
+    while level:
+        if any(_REFERENCES & holder.keys() for holder in level if isinstance(holder, dict)):
+            return True
+        level = [item for holder in level for item in _items(holder)]
+    return False
+
+
+def _shallow(is_valid: Callable[[object], bool], value: object) -> bool:
+    """`is_valid` for such a schema: the validator follows a value down until its stack ends."""
+    level = [value] if isinstance(value, dict | list | tuple) else []
+    for _ in range(FOLLOWED + 1):
+        if not level:
+            return is_valid(value)
+        within = (item for holder in level for item in _items(holder))
+        level = list({id(item): item for item in within}.values())
+    raise ValueError(f"nests deeper than {FOLLOWED}")
 
 
 def _formless(value: object) -> str | None:
@@ -156,7 +183,7 @@ def _depth(document: object) -> int:
 
 def _items(holder: object) -> list[Any]:
     items = holder.values() if isinstance(holder, dict) else holder
-    return [item for item in items if isinstance(item, dict | list)] if items else []  # type: ignore[attr-defined]
+    return [item for item in items if isinstance(item, dict | list | tuple)] if items else []  # type: ignore[attr-defined]
 
 
 def _reason(exc: Exception) -> str:

@@ -20,10 +20,12 @@ def confinement(key: WarmKey) -> dict[str, Any]:
     shared = [target for _, target, read_only in key.mounts if not read_only]
     network = key.network.value
     inner = seccomp.inner_filter(platform.machine(), network, "container", shares=bool(shared))
-    return {"filter": inner, "landlock": _landlock(network, shared)}
+    # Where the root itself may be written to, Landlock cannot tell it from what is mounted there.
+    writable = ["/"] if key.writable_root else [SPACE, SHARED_MEMORY, *shared]
+    return {"filter": inner, "landlock": _landlock(network, writable)}
 
 
-def _landlock(network: str, shared: list[str]) -> tuple[Any, ...] | None:
+def _landlock(network: str, writable: list[str]) -> tuple[Any, ...] | None:
     """A read-only mount keeps nobody from writing into a fifo that lies there; this does."""
     version = landlock.abi()
     if not version:
@@ -31,7 +33,7 @@ def _landlock(network: str, shared: list[str]) -> tuple[Any, ...] | None:
     rules = landlock.ruleset(
         version,
         read=("/",),
-        write=(SPACE, SHARED_MEMORY, *shared),
+        write=writable,
         devices=tuple(f"/dev/{name}" for name in DEVICES),
         network=network,
     )

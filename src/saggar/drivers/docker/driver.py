@@ -43,8 +43,7 @@ class DockerDriver:
 
     name = "docker"
     warm = True
-    narrows = False
-    """What a container was made with stays as it is; and its programs are its image's."""
+    images = True
     fixed = frozenset({"memory", "processes", "cpu_share", "disk", "inodes"})
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -109,6 +108,11 @@ class DockerDriver:
             raise DriverUnavailable("docker needs an engine that shares this machine's kernel")
         if key.root:
             raise InvalidTask("root: what a container has as its root is its image")
+        if key.writable_root and "disk" not in policy.best_effort:
+            raise DriverUnavailable(
+                "docker cannot enforce disk where the root may be written to;"
+                " Policy(best_effort={'disk'}) would do without"
+            )
         engine = self._found()
         blueprint = await anyio.to_thread.run_sync(self._survey, engine, key, policy, layers)
         promised = self._promises()

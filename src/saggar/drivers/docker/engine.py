@@ -126,6 +126,26 @@ class Engine:
         argv = (*(said.get("Entrypoint") or ()), *(said.get("Cmd") or ()))
         return Image(reference, found["Id"], variables, argv, said.get("WorkingDir") or "/")
 
+    def build(self, reference: str, folder: str) -> None:
+        """
+        Build an image from a folder with a Dockerfile; takes as long as that takes.
+
+        Raises:
+            PrepareFailed: It cannot be built; what was said while it was tried is its log.
+        """
+        log: list[str] = []
+        try:
+            with self._asking() as client:
+                for said in client.build(path=folder, tag=reference, rm=True, decode=True):
+                    log.append(str(said.get("stream") or said.get("error") or ""))
+                    if "error" in said:
+                        raise PrepareFailed(
+                            f"image {reference!r} cannot be built from {folder!r}: {said['error']}",
+                            log="".join(log),
+                        )
+        except TypeError as exc:  # what the client says of a folder that is none
+            raise PrepareFailed(f"image {reference!r} cannot be built: {exc}") from None
+
     def create(self, spec: Mapping[str, Any]) -> str:
         """Make a container that does not run yet; its id. DriverUnavailable if it cannot be had."""
         with self._asking() as client:

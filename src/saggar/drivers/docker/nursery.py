@@ -247,7 +247,7 @@ class ContainerNursery:
             isolation=ground.promises.rung.value,
             environment=blueprint.environment(),
             site=(*blueprint.site, *filter(None, record.text.split("\n"))),
-            entrypoint=(image.argv, image.cwd) if image.argv else None,
+            entrypoint=(image.argv, blueprint.key.workdir or image.cwd) if image.argv else None,
         )
 
     async def _bury(self, birth: Birth) -> None:

@@ -18,7 +18,6 @@ from saggar.model.limits import Limits
 from saggar.model.plan import Layer, WarmKey
 from saggar.model.policy import Network
 
-USER = 1000
 SPACE = "/tmp"
 WORK = f"{SPACE}/work"
 """Below the one file system that can be written to: so its size is one number."""
@@ -84,7 +83,7 @@ class Blueprint:
             "Entrypoint": [],
             "Cmd": [*self.interior.argv, *OPTIONS, "-c", PRELUDE + bootstrap()],
             "Env": [f"{name}={value}" for name, value in self.environment().items()],
-            "User": f"{USER}:{USER}",
+            "User": f"{self.key.user}:{self.key.user}",
             "WorkingDir": "/",
             "Hostname": "" if self.key.network is Network.HOST else "saggar",
             "Labels": {LABEL: self.owner},
@@ -98,7 +97,7 @@ class Blueprint:
         named = {"Runtime": self.runtime} if self.runtime else {}
         return named | {
             "NetworkMode": "host" if self.key.network is Network.HOST else "none",
-            "ReadonlyRootfs": True,
+            "ReadonlyRootfs": not self.key.writable_root,
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "IpcMode": "private",

@@ -36,6 +36,7 @@ class JailDriver:
 
     name = "jail"
     warm = True
+    images = False
     fixed: frozenset[str] = frozenset()
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -102,10 +103,8 @@ class JailDriver:
         """
         if reason := promises.unsupported():
             raise DriverUnavailable(f"{self.name} cannot be had here: {reason}")
-        if key.image:
-            raise DriverUnavailable(
-                f"{self.name} has no images: {key.image!r} takes driver='docker'"
-            )
+        if named := key.of_containers:
+            raise DriverUnavailable(f"{self.name} is no container: {named} takes driver='docker'")
         if policy.isolation > Rung.JAIL:
             raise DriverUnavailable(
                 f"{self.name} reaches 'jail' at most, not {policy.isolation.value!r};"

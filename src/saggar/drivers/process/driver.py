@@ -18,6 +18,7 @@ class ProcessDriver:
 
     name = "process"
     warm = False
+    images = False
     fixed: frozenset[str] = frozenset()
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -63,8 +64,10 @@ class ProcessDriver:
         Raises:
             DriverUnavailable: The policy asks for what takes walls; says for what.
         """
-        if key.mounts or key.root or key.image:
+        if key.mounts or key.root:
             raise DriverUnavailable("process shows the host's own files, and cannot mount others")
+        if named := key.of_containers:
+            raise DriverUnavailable(f"process is no container: {named} takes driver='docker'")
         admit(policy)
         interpreter = find(key.interpreter or None).executable
         site = tuple(layer.path for layer in layers if layer.python_path)
