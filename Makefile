@@ -19,6 +19,7 @@ help: ## this list
 
 $(READY): pyproject.toml uv.lock
 	$(UV) sync --all-groups --compile-bytecode $(if $(CI),--locked)
+	$(BIN)/python -m compileall -q src
 	@touch $@
 
 setup: $(READY) ## .venv with everything in it

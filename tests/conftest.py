@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SUITES = ("unit", "integration", "conformance", "escape", "chaos", "bench")
+SUITES = ("unit", "integration", "conformance", "containers", "escape", "chaos", "bench")
 ORDINARY = "saggar-test"
 
 

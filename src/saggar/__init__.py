@@ -14,13 +14,16 @@ __version__ = "0.1.0"
 # Names load when they are first used: `import saggar` costs next to nothing.
 _HOMES = {
     "Command": "saggar.model.program",
+    "ContainerExecutor": "saggar.functions.container",
     "Display": "saggar.model.result",
     "DriverUnavailable": "saggar.errors",
     "Environment": "saggar.model.environment",
+    "Executor": "saggar.functions.executor",
     "File": "saggar.model.task",
     "GuestError": "saggar.errors",
     "InvalidTask": "saggar.errors",
     "Limits": "saggar.model.limits",
+    "LocalExecutor": "saggar.functions.local",
     "Mount": "saggar.model.environment",
     "Network": "saggar.model.policy",
     "NotFound": "saggar.errors",
@@ -35,6 +38,7 @@ _HOMES = {
     "Rung": "saggar.model.policy",
     "SaggarError": "saggar.errors",
     "SandboxBroken": "saggar.errors",
+    "SandboxExecutor": "saggar.functions.sandbox",
     "Settings": "saggar.config",
     "Status": "saggar.model.result",
     "Task": "saggar.model.task",
@@ -44,13 +48,16 @@ _HOMES = {
 
 __all__ = [
     "Command",
+    "ContainerExecutor",
     "Display",
     "DriverUnavailable",
     "Environment",
+    "Executor",
     "File",
     "GuestError",
     "InvalidTask",
     "Limits",
+    "LocalExecutor",
     "Mount",
     "Network",
     "NotFound",
@@ -65,6 +72,7 @@ __all__ = [
     "Rung",
     "SaggarError",
     "SandboxBroken",
+    "SandboxExecutor",
     "Settings",
     "Status",
     "Task",
@@ -87,6 +95,10 @@ if TYPE_CHECKING:
         SandboxBroken,
         UsageError,
     )
+    from saggar.functions.container import ContainerExecutor
+    from saggar.functions.executor import Executor
+    from saggar.functions.local import LocalExecutor
+    from saggar.functions.sandbox import SandboxExecutor
     from saggar.model.environment import Environment, Mount
     from saggar.model.limits import Limits
     from saggar.model.policy import Network, Policy, Rung

@@ -9,10 +9,14 @@ from _operator import itemgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Any, Self
+
+    _Tuple = tuple[Any, ...]
+else:
+    _Tuple = tuple
 
 
-class Parts(tuple[object, ...]):
+class Parts(_Tuple):
     """A tuple with a name for each part: a subclass annotates them, in order."""
 
     __slots__ = ()

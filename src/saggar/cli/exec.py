@@ -8,6 +8,7 @@ from typing import Any
 from saggar.cli.arguments import Parser
 from saggar.cli.main import complain
 from saggar.cli.options import surroundings
+from saggar.errors import InvalidInput
 
 SUMMARY = "Call a function of a program behind walls: JSON in, JSON out, checked on both sides."
 EXAMPLES = """\
@@ -25,13 +26,21 @@ LARGEST = 16 << 20
 """Bytes of an input."""
 
 
+class Unread(InvalidInput):
+    """What is on stdin is no input at all; `name` is what the container protocol calls that."""
+
+    def __init__(self, problem: str, name: str) -> None:
+        super().__init__(problem)
+        self.name = name
+
+
 def main(words: Sequence[str]) -> int:
     """Call it; the exit code says how that ended."""
     options = parser().read(words)
 
     from saggar.cli.request import driver, request
     from saggar.config import load
-    from saggar.errors import GuestError, InvalidInput
+    from saggar.errors import GuestError
     from saggar.functions.sandbox import TaskExecutor
 
     settings = load()
@@ -47,6 +56,8 @@ def main(words: Sequence[str]) -> int:
         result = executor.call(given())
         sys.stderr.write(result.stdout + result.stderr)
         say(executor.judge(result), as_json=options.json)
+    except Unread as exc:
+        return refuse(exc, exc.name, as_json=options.json)
     except InvalidInput as exc:
         return refuse(exc, "INPUT_VALIDATION", as_json=options.json)
     except GuestError as exc:
@@ -71,18 +82,17 @@ def parser() -> Parser:
 
 def given() -> Any:
     """The JSON on stdin."""
-    from saggar.errors import InvalidInput
     from saggar.model.codec import JSON, decode_value
 
     data = sys.stdin.buffer.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise InvalidInput(f"more than {LARGEST:,} bytes")
     if not data.strip():
-        raise InvalidInput("nothing on stdin; wanted JSON")
+        raise Unread("nothing on stdin; wanted JSON", "NO_INPUT")
     try:
         return decode_value(data, JSON)
     except ValueError as exc:
-        raise InvalidInput(str(exc)) from None
+        raise Unread(str(exc), "INVALID_JSON") from None
 
 
 def say(value: object, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ docs/container-protocol.md. The container serves one call and is removed.
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from saggar.errors import (
     ExecutionFailed,
@@ -17,6 +17,7 @@ from saggar.errors import (
     InvalidTask,
     PrepareFailed,
 )
+from saggar.functions.executor import A, B
 from saggar.functions.sandbox import TIMEOUT, TaskExecutor, closed
 from saggar.model.codec import Payload
 from saggar.model.environment import Environment, Mount
@@ -29,9 +30,6 @@ from saggar.platform import Platform
 
 if TYPE_CHECKING:
     from saggar.model.schema import Source
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 OUTPUT = LARGEST + (1 << 20)
 """Bytes of stdout and stderr: the largest answer, and room for what is printed beside it."""

@@ -7,7 +7,9 @@ container. What may go in, what may come out and what each failure is called is 
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, cast, get_args
+
+from typing_extensions import TypeVar
 
 from saggar.errors import ExecutionFailed, InvalidInput, InvalidOutput
 from saggar.functions.side import Side
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from saggar.functions.sandbox import SandboxExecutor
     from saggar.model.schema import Source
 
-A = TypeVar("A")
-B = TypeVar("B")
+A = TypeVar("A", default=Any)
+B = TypeVar("B", default=Any)
 
 
 class Executor(ABC, Generic[A, B]):
@@ -127,5 +129,7 @@ def named(exc: BaseException) -> str:
 
 @lru_cache(maxsize=256)
 def _typed(cls: type[Any], types: tuple[Any, Any]) -> Any:
-    names = ", ".join(getattr(kind, "__name__", str(kind)) for kind in types)
+    names = ", ".join(
+        str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind)) for kind in types
+    )
     return type(f"{cls.__name__}[{names}]", (cls,), {"_types": types, "__module__": cls.__module__})

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, cast
 
 import anyio
 import anyio.from_thread
@@ -19,15 +19,12 @@ import anyio.to_thread
 
 from saggar.errors import ExecutionTimeout, InvalidOutput, InvalidTask, UsageError
 from saggar.functions import forked
-from saggar.functions.executor import Executor
+from saggar.functions.executor import A, B, Executor
 from saggar.functions.watchdog import timed
 from saggar.model.quantity import parse_seconds
 
 if TYPE_CHECKING:
     from saggar.model.schema import Source
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 TIMEOUT = 30.0
 """Seconds, unless said otherwise."""
@@ -134,13 +131,12 @@ class LocalExecutor(Executor[A, B], partial[B]):
             self._timed_out()
 
     def _checked(self, answer: Any) -> B:
-        """The answer as it is, or made of its JSON form, when the output's schema allows it."""
+        """The answer, made anew of its JSON form as it is behind a wall, if that is allowed."""
         try:
             plain = self._out.lower(answer)
         except ValueError as exc:
             raise InvalidOutput(None, str(exc)) from exc
-        lifted = self._lift(plain)
-        return lifted if plain is answer else cast("B", answer)
+        return self._lift(plain)
 
     def _run(self, argument: A) -> B:
         if not self._asynchronous:

@@ -7,11 +7,11 @@ The host validates on both sides of the wall: what runs inside is not asked whet
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from saggar import registry
 from saggar.errors import ExecutionFailed, ExecutionTimeout, InvalidInput, InvalidTask
-from saggar.functions.executor import Executor
+from saggar.functions.executor import A, B, Executor
 from saggar.model.codec import Payload
 from saggar.model.environment import Environment
 from saggar.model.limits import Limits
@@ -23,9 +23,6 @@ from saggar.platform import Platform, arun, run
 
 if TYPE_CHECKING:
     from saggar.model.schema import Source
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 TIMEOUT = 30.0
 """Seconds, unless said otherwise."""

@@ -133,6 +133,8 @@ def test_an_answer_that_cannot_be_written_is_one_line(words, buffered):
 def test_an_answer_that_nobody_reads_is_no_complaint(words):
     command = [sys.executable, "-m", "saggar", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
         process.stdout.close()
         said = process.stderr.read()
 

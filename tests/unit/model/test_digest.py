@@ -7,13 +7,13 @@ import pytest
 from saggar.model import Environment, Pickled, Policy, Program, Task, digest
 from saggar.model.digest import canonical
 
-KNOWN = "sha256:29b2a804f20f9f9bc3d51411753d1d4e6a24a145e8f7dbf0e0665466bf68a59d"
+KNOWN = "sha256:d4385a1dcd614ec7b95e61fa82b3dca447ca1fa95e106e1b3f37ac2a124b4c9d"
 
 
 def test_canonical_json_has_sorted_keys_and_no_white_space():
     expected = (
         '{"host_packages":false,"image":null,"mounts":[],"packages":["é"],'
-        '"preload":[],"python":null,"root":null}'
+        '"preload":[],"python":null,"root":null,"user":1000,"workdir":null,"writable_root":false}'
     )
 
     assert expected.encode() == canonical(Environment.model_construct(packages=("é",)))

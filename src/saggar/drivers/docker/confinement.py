@@ -10,16 +10,26 @@ from typing import Any
 
 from saggar.drivers.docker.spec import SHARED_MEMORY, SPACE
 from saggar.drivers.jail import landlock, seccomp
+from saggar.errors import DriverUnavailable
 from saggar.model.plan import WarmKey
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
 def confinement(key: WarmKey) -> dict[str, Any]:
-    """For the greeting: `filter`, and `landlock` (None where this kernel has none)."""
+    """
+    For the greeting: `filter`, and `landlock` (None where this kernel has none).
+
+    Raises:
+        DriverUnavailable: There is no filter for this machine.
+    """
     shared = [target for _, target, read_only in key.mounts if not read_only]
     network = key.network.value
-    inner = seccomp.inner_filter(platform.machine(), network, "container", shares=bool(shared))
+    machine = platform.machine()
+    try:
+        inner = seccomp.inner_filter(machine, network, "container", shares=bool(shared))
+    except ValueError as exc:
+        raise DriverUnavailable(f"docker cannot be had here: {exc}") from None
     # Where the root itself may be written to, Landlock cannot tell it from what is mounted there.
     writable = ["/"] if key.writable_root else [SPACE, SHARED_MEMORY, *shared]
     return {"filter": inner, "landlock": _landlock(network, writable)}
