@@ -204,6 +204,14 @@ class _Run:
             self.error = ErrorInfo(type="InvalidValue", message=_text(exc))
             return None
 
+    def _miss_answer(self) -> None:
+        """A function that ended well and without an answer has failed: null would have been one."""
+        called = self.plan.argv is None and self.task.program.entry is not None
+        code = self.facts.get("claimed_exit", self.facts.get("exit_code"))
+        if called and self.value is None and self.error is None and code == 0:
+            self.facts["claimed_error"] = True
+            self.error = ErrorInfo(type="NoAnswer", message="the program ended without an answer")
+
     def _take_display(self, blob: bytes) -> Iterator[Event]:
         self.written += len(blob)
         self.displays += 1
@@ -279,6 +287,7 @@ class _Run:
         value = await self._decode()
         if exit_ is not None and "answered" not in self.facts:
             self.facts["exit_code"], self.facts["signal"] = exit_.code, exit_.signal
+        self._miss_answer()
         return self._finished(_usage(wall, used, exit_), used, value, files, skipped)
 
     async def _end(self) -> Exit | None:

@@ -77,9 +77,11 @@ class TaskExecutor(Executor[A, B]):
     def judge(self, result: Result[Any]) -> B:
         """The answer in a result, or the failure it is."""
         if result.status is Status.TIMEOUT:
-            spent = self.policy.limits.cpu if result.limit == "cpu" else self.policy.limits.wall
-            unit = "s of processor time" if result.limit == "cpu" else "s"
-            raise ExecutionTimeout(result, f"{spent:g}{unit}")
+            if result.limit == "cpu":
+                raise ExecutionTimeout(result, f"{self.policy.limits.cpu:g}s of processor time")
+            # A platform may have less to give than was asked for.
+            spent = min(self.policy.limits.wall, round(result.usage.wall, 1))
+            raise ExecutionTimeout(result, f"{spent:g}s")
         if not result.ok:
             raise ExecutionFailed(result, result.summary())
         return self._lift(result.value, result)

@@ -20,6 +20,7 @@ from saggar.boundary.order import Order
 REFUSALS = {28: "disk", 122: "disk", 27: "file_size"}  # ENOSPC, EDQUOT, EFBIG
 MAX_TEXT = 1 << 16
 """How much of an error's message or of a value's repr travels, in characters."""
+INFINITE = float("inf")
 LIBRARY = tuple(sys.path)
 """Where the standard library is: all that a bare environment has."""
 OURS: list[types.ModuleType] = []
@@ -37,7 +38,7 @@ REPRESENTATIONS = (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Tell = Callable[..., None]
 
@@ -195,6 +196,8 @@ def report(value: object, order: Order, tell: "Tell") -> None:
     """The value as JSON; as its repr where JSON cannot say it and nobody relies on the type."""
     import json
 
+    if order.entry is not None and (problem := misfit(value)):
+        raise ValueError(f"the answer has no JSON form: {problem}")
     try:
         blob, media = json.dumps(value, allow_nan=False).encode(), "application/json"
     except (TypeError, ValueError, RecursionError):
@@ -202,6 +205,51 @@ def report(value: object, order: Order, tell: "Tell") -> None:
             raise
         blob, media = repr(value)[:MAX_TEXT].encode("utf-8", "replace"), "text/plain"
     tell(frames.VALUE, fitting(blob, order, "value"), media_type=media)
+
+
+def misfit(value: object) -> str:
+    """
+    Where in an answer something has no JSON form, as a JSON pointer, and what; empty if none.
+
+    What contains itself is left to the encoder.
+    """
+    seen: set[int] = set()
+    level: list[tuple[str, object]] = [("", value)]
+    while level:
+        inner: list[tuple[str, object]] = []
+        for path, item in level:
+            if isinstance(item, (dict, list, tuple)):
+                if id(item) not in seen:
+                    seen.add(id(item))
+                    for name, held in parts(item):
+                        if name is None:
+                            return f"{at(path)}the key {held!r:.60} is not text"
+                        inner.append((f"{path}/{name}", held))
+            elif isinstance(item, float) and not -INFINITE < item < INFINITE:
+                return f"{at(path)}{item}"
+            elif not isinstance(item, (str, int, float, type(None))):
+                return f"{at(path)}{type(item).__name__}"
+        level = inner
+    return ""
+
+
+def parts(
+    holder: "dict[object, object] | list[object] | tuple[object, ...]",
+) -> "Iterator[tuple[str | None, object]]":
+    """What a dict or a list holds, with its name in a pointer; a key that is no text has none."""
+    if not isinstance(holder, dict):
+        yield from ((str(number), held) for number, held in enumerate(holder))
+        return
+    for key, held in holder.items():
+        if isinstance(key, str):
+            yield key.replace("~", "~0").replace("/", "~1"), held
+        else:
+            yield None, key
+
+
+def at(path: str) -> str:
+    """The beginning of a complaint."""
+    return f"at {path}: " if path else ""
 
 
 def show(things: tuple[object, ...], order: Order, tell: "Tell") -> None:
