@@ -92,7 +92,7 @@ class Platform:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self._settings = settings or Settings()
+        self.settings = settings or Settings()
         self._stack = AsyncExitStack()
         self._store: Store | None = None
         self._drivers: dict[str, Driver] = {}
@@ -142,7 +142,7 @@ class Platform:
         policy.admit(task)
         self._admit_preload(task.program.environment)
         plan = registry.language(_language(task))().plan(task, policy.limits)
-        name = where["driver"] or self._settings.driver
+        name = where["driver"] or self.settings.driver
         try:
             async with aclosing(self._steps(name, policy, task, plan)) as events:
                 async for event in events:
@@ -187,17 +187,19 @@ class Platform:
         """Where a compiler runs: as the program will, with nothing of what is only the task's."""
         from saggar.engine import build
 
-        bare = environment.replace(packages=(), preload=(), mounts=(), host_packages=False)
+        theirs = BARE.replace(image=environment.image, root=environment.root)
 
         def execute(
             task: Task, plan: Plan, walls: Policy, layers: Sequence[Layer]
         ) -> AsyncGenerator[Event]:
-            key = _layered(_key(bare, walls), layers)
+            # What comes of our toolchain is everybody's, so it works where only the operator has
+            # a say; an image's own makes programs for that image.
+            key = _layered(_key(BARE if layers else theirs, walls), layers)
             return self._tries(warm, key, walls, layers, task, plan)
 
         return build.Site(
-            cache=cache_dir(self._settings),
-            policy=build.around(policy, self._settings.ceiling),
+            cache=cache_dir(self.settings),
+            policy=build.around(policy, self.settings.ceiling),
             execute=execute,
             image=_foreign(self._driver(driver), environment),
         )
@@ -244,7 +246,7 @@ class Platform:
         if self._store is None:
             from saggar.environments.store import Store
 
-            self._store = Store(cache_dir(self._settings))
+            self._store = Store(cache_dir(self.settings))
         return self._store
 
     async def sweep(self) -> dict[str, int]:
@@ -258,7 +260,7 @@ class Platform:
             found.update(self._driver(name).sweep())
         from saggar.environments.programs import Programs
 
-        programs = Programs(cache_dir(self._settings)).gc()
+        programs = Programs(cache_dir(self.settings)).gc()
         return {**found, "layers": len(self._layers_of().gc()), "programs": programs}
 
     async def probe(self) -> dict[str, Capabilities]:
@@ -280,8 +282,8 @@ class Platform:
 
     def _admit_preload(self, environment: Environment) -> None:
         """A fork server imports what the operator lists, or who has no operator above him."""
-        refused = set(environment.preload) - set(self._settings.preload)
-        if refused and self._settings.ceiling is not None:
+        refused = set(environment.preload) - set(self.settings.preload)
+        if refused and self.settings.ceiling is not None:
             raise PolicyDenied(
                 f"environment.preload: {', '.join(sorted(refused))} is not on the operator's list,"
                 " Settings(preload=...); a program can import it itself"
@@ -293,12 +295,12 @@ class Platform:
             raise InvalidTask(f"policy: wanted a saggar.Policy, found {wanted!r:.60}")
         if limits is not None:
             wanted = wanted.replace(limits=_limits(limits))
-        ceiling = self._settings.ceiling
+        ceiling = self.settings.ceiling
         return wanted if ceiling is None else wanted.within(ceiling)
 
     def _driver(self, name: str) -> Driver:
         if name not in self._drivers:
-            driver: Driver = registry.driver(name)(self._settings)
+            driver: Driver = registry.driver(name)(self.settings)
             self._drivers[name] = driver
         return self._drivers[name]
 
@@ -308,7 +310,7 @@ class Platform:
                 raise UsageError(
                     "this platform is not open; use `async with saggar.Platform() as platform:`"
                 )
-            driver, kept = self._driver(name), self._settings.warm
+            driver, kept = self._driver(name), self.settings.warm
             if not driver.warm:
                 kept = 0  # a child of its is used as soon as it stands, or not made
             self._warm[name] = Warm(driver, self._tasks, None if kept == "auto" else kept)

@@ -9,19 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
+from saggar.config import load
 from saggar.errors import (
     ExecutionFailed,
-    ExecutionTimeout,
-    InvalidInput,
     InvalidOutput,
     InvalidTask,
+    PolicyDenied,
     PrepareFailed,
 )
 from saggar.functions.executor import A, B
 from saggar.functions.sandbox import TIMEOUT, TaskExecutor, closed
 from saggar.model.codec import Payload
 from saggar.model.environment import Environment, Mount
-from saggar.model.policy import Network, Policy, Rung
+from saggar.model.policy import OUR_IMAGES, Network, Policy, Rung
 from saggar.model.program import Command, Program
 from saggar.model.protocol import LARGEST, Answered, decode_answer, encode_request
 from saggar.model.result import ErrorInfo, Result, Status
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 OUTPUT = LARGEST + (1 << 20)
 """Bytes of stdout and stderr: the largest answer, and room for what is printed beside it."""
 PREFIXES = {
-    "INPUT_VALIDATION": "input validation failed: ",
     "OUTPUT_VALIDATION": "output validation failed: ",
     "EXECUTION": "",
 }
@@ -99,6 +98,7 @@ class ContainerExecutor(TaskExecutor[A, B]):
             schema_out=schema_out,
         )
         if build is not None:
+            _refuse_under_a_ceiling(image, platform)
             _build(image, build)
 
     def _carrying(self, payload: Payload) -> Task:
@@ -109,22 +109,24 @@ class ContainerExecutor(TaskExecutor[A, B]):
         if result.status not in {Status.OK, Status.ERROR} or result.limit:
             return super().judge(result)
         answer = decode_answer(result.stdout_bytes)
-        if isinstance(answer, Answered):
+        if isinstance(answer, Answered) and result.ok:
             return self._lift(answer.value, result)
+        if isinstance(answer, Answered):
+            answer = ErrorInfo(type="CRASH", message="the program was ended after it had answered")
         raise _failure(answer, result)
 
 
 def _failure(error: ErrorInfo, result: Result[Any]) -> Exception:
-    """The exception for what a runner says went wrong, or for what is no answer at all."""
+    """
+    The exception for what a runner says went wrong, or for what is no answer at all.
+
+    That the input was wrong, or time was over, is for us to find out: from inside it is hearsay.
+    """
     text = error.message.removeprefix(PREFIXES.get(error.type, ""))
     found = result.replace(status=Status.ERROR, error=error)
     match error.type:
-        case "INPUT_VALIDATION":
-            return InvalidInput(text)
         case "OUTPUT_VALIDATION":
             return InvalidOutput(found, text)
-        case "TIMEOUT":
-            return ExecutionTimeout(found, text)
         case "EXECUTION":
             return ExecutionFailed(found, text)
     ended = "" if result.ok else f" ({result.summary()})"
@@ -148,8 +150,19 @@ def _policy(task: Task, disable_net: bool) -> Policy:  # noqa: FBT001
         images=(environment.image or "",),
         mounts=tuple(mount.source for mount in mounts),
         shares=tuple(mount.source for mount in mounts if not mount.read_only),
-        best_effort=frozenset({"disk"} if environment.writable_root else ()),
+        users=frozenset({environment.user}),
+        best_effort=frozenset({"disk", "inodes"} if environment.writable_root else ()),
     )
+
+
+def _refuse_under_a_ceiling(image: str, platform: Platform | None) -> None:
+    """An image is built by the engine, which asks no policy."""
+    ceiling = (platform.settings if platform is not None else load()).ceiling
+    if ceiling is not None or image in OUR_IMAGES:
+        raise PolicyDenied(
+            f"build: {image!r} is not built here, where an operator has set a ceiling or the name"
+            " is one of ours; build it beforehand, and allow it with Policy(images=...)"
+        )
 
 
 def _build(image: str, folder: str | PathLike[str]) -> None:

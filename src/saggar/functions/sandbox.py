@@ -79,9 +79,7 @@ class TaskExecutor(Executor[A, B]):
         if result.status is Status.TIMEOUT:
             if result.limit == "cpu":
                 raise ExecutionTimeout(result, f"{self.policy.limits.cpu:g}s of processor time")
-            # A platform may have less to give than was asked for.
-            spent = min(self.policy.limits.wall, round(result.usage.wall, 1))
-            raise ExecutionTimeout(result, f"{spent:g}s")
+            raise ExecutionTimeout(result, f"{self.policy.limits.wall:g}s")
         if not result.ok:
             raise ExecutionFailed(result, result.summary())
         return self._lift(result.value, result)

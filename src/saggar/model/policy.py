@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field, PlainSerializer
 
 from saggar.errors import PolicyDenied
-from saggar.model.environment import Environment
+from saggar.model.environment import USER, Environment
 from saggar.model.limits import LIMIT_NAMES, Limits
 from saggar.model.paths import absolute, is_inside, printable
 from saggar.model.program import ALL_KINDS, CodeKind
@@ -76,10 +76,13 @@ def _limit_name(name: str) -> str:
 
 # A set has no order, and JSON that differs from one process to the next has no digest.
 _Sorted: Final = PlainSerializer(sorted, return_type=list[str], when_used="json")
+_SortedNumbers: Final = PlainSerializer(sorted, return_type=list[int], when_used="json")
 _Prefix = Annotated[str, AfterValidator(absolute)]
 
 
-OUR_IMAGES: Final = ("saggar/runner-*",)
+OUR_IMAGES: Final = tuple(
+    f"saggar/runner-{name}{tag}" for name in ("python", "node", "go") for tag in ("", ":latest")
+)
 """Images that every policy allows: nothing is in them but what runs a program."""
 
 
@@ -96,6 +99,8 @@ class Policy(Value):
     """Those of them that it may have mounted writable."""
     images: tuple[Annotated[str, AfterValidator(_image)], ...] = ()
     """Images that an environment may name beside our own runners; what ends in * is a prefix."""
+    users: Annotated[frozenset[int], _SortedNumbers] = frozenset({USER})
+    """Whom a container may run as: whose files in what it sees it may read."""
     host_packages: bool = False
     accept: Annotated[frozenset[CodeKind], Field(min_length=1), _Sorted] = ALL_KINDS
     """The forms of code that may run; {"named"} is production mode."""
@@ -122,6 +127,7 @@ class Policy(Value):
             "mounts": _common(self.mounts, ceiling.mounts),
             "shares": _common(self.shares, ceiling.shares),
             "images": _both(self.images, ceiling.images),
+            "users": self.users & ceiling.users,
             "host_packages": self.host_packages and ceiling.host_packages,
             "accept": _accepted_by_both(self.accept, ceiling.accept),
             "best_effort": self.best_effort & ceiling.best_effort,
@@ -146,6 +152,8 @@ class Policy(Value):
             raise _denied("environment.host_packages", True, "host_packages=True")
         if (image := environment.image) and not _named(image, (*OUR_IMAGES, *self.images)):
             raise _denied("environment.image", image, f"images=({image!r},)", self.images)
+        if environment.user not in self.users:
+            raise _denied("environment.user", environment.user, f"users={{{environment.user}}}")
         for field, path in _host_paths(environment):
             if not any(is_inside(path, prefix) for prefix in self.mounts):
                 remedy = f"mounts=({path!r},)"

@@ -6,7 +6,7 @@ validator's own default would fetch one over HTTP, from wherever this process ca
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
@@ -26,6 +26,8 @@ FOLLOWED: Final = 255
 """How deep a value may nest that a schema with references is to judge."""
 REPORTED: Final = 3
 """Violations that are told of; the others are counted."""
+MANY: Final = 1_000
+"""Items of a value of which every violation is looked for."""
 LONGEST: Final = 300
 """Characters of one violation: a validator's message quotes what it found, however large."""
 
@@ -43,7 +45,7 @@ class Schema:
         # 'at /1: "x" is not of type "number"'
     """
 
-    __slots__ = ("_find", "document", "is_valid")
+    __slots__ = ("_find", "_validate", "document", "is_valid")
 
     is_valid: Callable[[object], bool]
     """Whether a value keeps to it. ValueError for a value that has no JSON form."""
@@ -54,6 +56,7 @@ class Schema:
             partial(_shallow, validator.is_valid) if _refers(document) else validator.is_valid
         )
         self._find = validator.iter_errors
+        self._validate = validator.validate
 
     @classmethod
     def of(cls, source: Source, *, formats: bool = False) -> "Schema":
@@ -67,6 +70,14 @@ class Schema:
         """
         return _compiled(_text(source), formats)
 
+    def _first(self, value: object) -> str:
+        """The first thing that is not allowed about a value that is not."""
+        try:
+            self._validate(value)
+        except jsonschema_rs.ValidationError as exc:
+            return f"{_told(exc)}; and perhaps more"
+        return "not allowed"
+
     def problem(self, value: object) -> str | None:
         """
         What about `value` the schema does not allow, each with the JSON pointer to it.
@@ -79,11 +90,30 @@ class Schema:
             # The validator takes NaN for null, and says of a cycle that it is deep.
             if problem := _formless(value):
                 return problem
+            # It makes all of them before it gives the first: a large value is asked for one.
+            if not _is_small(value):
+                return self._first(value)
             found = [_told(error) for error in self._find(value)]
         except ValueError as exc:
             return _formless(value) or _short(str(exc))
         more = [f"and {len(found) - REPORTED} more"] if len(found) > REPORTED else []
         return "; ".join([*found[:REPORTED], *more])
+
+
+def _is_small(value: object) -> bool:
+    """Whether all that may be wrong with a value can be listed."""
+    level, seen = [value], 0
+    while level and seen <= MANY:
+        within = [item for holder in level for item in _within(holder)]
+        seen += len(within)
+        level = within
+    return seen <= MANY
+
+
+def _within(holder: object) -> Iterable[object]:
+    if isinstance(holder, dict):
+        return holder.values()
+    return holder if isinstance(holder, list | tuple) else ()
 
 
 def _refers(document: object) -> bool:

@@ -259,3 +259,12 @@ def test_any_other_image_is_refused_with_the_policy_that_would_allow_it(image):
 )
 def test_of_two_policies_images_what_both_allow_is_left(ours, theirs, both):
     assert both == Policy(images=ours).within(Policy(images=theirs)).images
+
+
+def test_who_a_container_runs_as_is_the_policys_to_say():
+    task = Task.of("pass", environment=Environment(user=33))
+
+    with pytest.raises(PolicyDenied, match=r"environment\.user: 33 .*Policy\(users=\{33\}\)"):
+        Policy().admit(task)
+    Policy(users=frozenset({33})).admit(task)
+    assert frozenset() == Policy(users=frozenset({33})).within(Policy()).users
