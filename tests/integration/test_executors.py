@@ -239,3 +239,26 @@ def test_files_and_variables_are_there():
     )
 
     assert ["hello", "v"] == reads(1)
+
+
+@pytest.mark.parametrize("end", ["raise SystemExit(0)", "__import__('os')._exit(0)"])
+def test_no_answer_is_no_null(end):
+    call = sandboxed(f"def f(v): {end}")
+
+    with pytest.raises(ExecutionFailed, match="NoAnswer: the program ended without an answer"):
+        call(1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("{'x': [1, {1: 2}]}", "at /x/1: the key 1 is not text"),
+        ("{'x': [1, float('nan')]}", "at /x/1: nan"),
+        ("[b'x']", "at /0: bytes"),
+    ],
+)
+def test_an_answer_without_json_form_says_where(answer, said):
+    call = sandboxed(f"def f(v): return {answer}")
+
+    with pytest.raises(ExecutionFailed, match=f"the answer has no JSON form: {said}"):
+        call(1)
