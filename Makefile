@@ -6,6 +6,8 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 SUITES  := $(wildcard tests/unit tests/integration tests/conformance tests/escape tests/chaos \
 	tests/containers)
+# An exception on its way to one thread makes Python 3.11 spin in all others that are traced.
+UNTRACED := tests/unit/functions
 COVER   := --cov --cov-report=term --cov-report=html --cov-report=xml
 
 .DEFAULT_GOAL := help
@@ -29,7 +31,8 @@ run: setup ## real code on real data behind the walls, then three hostile progra
 	$(BIN)/python examples/tour.py
 
 test: setup ## every suite, with coverage (coverage/html, coverage/coverage.xml)
-	$(BIN)/python -m pytest $(SUITES) $(COVER)
+	$(BIN)/python -m pytest $(UNTRACED)
+	$(BIN)/python -m pytest $(SUITES) $(UNTRACED:%=--ignore=%) $(COVER)
 
 test-coverage: test ## the same
 

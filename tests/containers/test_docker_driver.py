@@ -173,7 +173,11 @@ async def test_an_image_that_the_policy_does_not_name_is_refused(platform):
 
 async def test_an_image_that_is_not_here_is_told_with_how_to_get_it(platform):
     with pytest.raises(PrepareFailed, match="make build-runner-nothing"):
-        await platform.run("pass", environment=Environment(image="saggar/runner-nothing"))
+        await platform.run(
+            "pass",
+            environment=Environment(image="saggar/runner-nothing"),
+            policy=Policy(images=("saggar/runner-nothing",)),
+        )
 
 
 async def test_an_images_own_command_is_run_where_it_wants_to_be(engine):
@@ -356,3 +360,99 @@ async def test_output_is_there_while_the_program_runs(platform):
                 break
 
     assert b"early\n" == seen
+
+
+async def test_a_mount_through_a_link_ends_nobody_elses_run(platform, tmp_path):
+    (tmp_path / "link").symlink_to("/etc")
+    mount = {"source": str(tmp_path / "link"), "target": "/m"}
+    others = []
+
+    async def innocent():
+        others.append((await platform.run("import time; time.sleep(1); print('done')")).stdout)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(innocent)
+        with pytest.raises(InvalidTask, match="leads through a link"):
+            await platform.run(
+                "pass",
+                environment=Environment(mounts=[mount]),
+                policy=Policy(mounts=(str(tmp_path),)),
+            )
+
+    assert ["done\n"] == others
+
+
+async def test_what_goes_wrong_unforeseen_is_told_to_whoever_asked(engine, monkeypatch):
+    def broken(*_):
+        raise KeyError("nobody thought of this")
+
+    async with nursery() as opened:
+        monkeypatch.setattr(module.Blueprint, "container", broken)
+        with pytest.raises(SandboxBroken, match="nobody thought of this"):
+            await opened.park()
+
+
+async def test_a_source_exchanged_while_the_engine_looks_is_never_shown(
+    engine, monkeypatch, tmp_path
+):
+    """The engine follows whatever is there by then; its work is checked before anybody runs."""
+    meant, secret = tmp_path / "meant", tmp_path / "secret"
+    meant.mkdir()
+    secret.mkdir()
+    create = Engine.create
+
+    def exchange(self, spec):
+        meant.rename(tmp_path / "away")
+        meant.symlink_to(secret)
+        return create(self, spec)
+
+    async with nursery(mounts=((str(meant), "/m", True),)) as opened:
+        monkeypatch.setattr(Engine, "create", exchange)
+        with pytest.raises(SandboxBroken, match="mounted something else"):
+            await opened.park()
+
+    until(lambda: not ours(engine))
+
+
+LIAR = f"""
+import os, struct, time
+import _socket
+c = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+c.connect("{module.DOOR}/{module.SOCKET}")
+data, anc, _, _ = c.recvmsg(1 << 17, 64)
+host = memoryview(anc[0][2]).cast("i")[1]
+me = os.pidfd_open(1)
+fds = [c.fileno(), 0, 1, 2, os.open("/tmp", 0), *(PROCESSES)]
+packed = struct.pack("7i", *fds)
+parked = struct.pack("<BxxxIidQ", 2, 0, 0, 0.0, 0)
+c.sendmsg([parked], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize("processes", ["host, host", "me, me", "host, me", "me, host"])
+async def test_a_pid_1_that_sends_what_is_not_its_child_is_refused(engine, monkeypatch, processes):
+    lie = LIAR.replace("PROCESSES", processes)
+    monkeypatch.setattr(module, "PRELUDE", f"exec({lie!r})\n")
+    async with nursery() as opened:
+        with pytest.raises(SandboxBroken, match="pid 1 sent"):
+            await opened.park()
+
+    until(lambda: not ours(engine))
+
+
+def test_what_only_inherited_our_label_is_not_swept(engine, tmp_path):
+    """An image hands its labels on; the name is what no image can give."""
+    name = f"1.1.{owner().split('.')[2]}.another-boot"
+    made = subprocess.run(
+        ["docker", "create", "--label", f"{LABEL}={name}", IMAGE],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    try:
+        owners.sweep(engine, tmp_path)
+
+        subprocess.run(["docker", "inspect", made], check=True, capture_output=True)
+    finally:
+        subprocess.run(["docker", "rm", "-f", made], check=True, capture_output=True)

@@ -85,6 +85,8 @@ def become(control: _socket.socket, greeting: "dict[str, Any]") -> None:
         ends = runner.Ends()
         work = os.open(greeting["work"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         handles = [*ends.for_host(), work, os.pidfd_open(os.getpid()), os.pidfd_open(1)]
+        # What the engine mounted, for the host to see whether it is what was meant.
+        handles += [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in greeting["mounts"]]
         sys_.prctl(sys_.PR_SET_NO_NEW_PRIVS, 1)
         confine(greeting)
         os.chdir(greeting["work"])

@@ -19,6 +19,7 @@ import anyio
 
 from saggar.boundary import control as ctl
 from saggar.drivers.base import Exit, Reading
+from saggar.drivers.docker.arrival import number_of
 from saggar.drivers.docker.meter import Meter
 from saggar.drivers.docker.spec import WORK
 from saggar.model.limits import Limits
@@ -181,11 +182,7 @@ class ContainerProcess:
 
 def pid_of(pidfd: int) -> int:
     """The number a process has here; 0 where it has none. The kernel's word, not the guest's."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                return max(0, int(line.split()[1]))
-    return 0
+    return max(0, number_of(pidfd) or 0)
 
 
 def _readable(descriptor: int) -> bool:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 
 from saggar.config import Settings, cache_dir, runtime_dir
-from saggar.drivers.docker import owners
+from saggar.drivers.docker import arrival, owners
 from saggar.drivers.docker.confinement import confinement
 from saggar.drivers.docker.engine import Engine, Image, address
 from saggar.drivers.docker.interior import Interior, interior, refuse_strangers
@@ -144,6 +144,7 @@ class DockerDriver:
         self, engine: Engine, key: WarmKey, policy: Policy, layers: Sequence[Layer]
     ) -> Blueprint:
         """What every container of this key is made from. On a thread: the engine is asked."""
+        arrival.check(key.mounts)
         if not self._about:
             self._about = engine.about()
         reference = key.image or self._settings.image

@@ -5,8 +5,11 @@ Everything here blocks, and is called in worker threads. What the client library
 whoever calls sees our errors only.
 """
 
+import hashlib
 import os
+import secrets
 import socket
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +23,8 @@ PATIENCE = 30
 """Seconds the engine may take for one answer; a loaded one takes several for a start."""
 LABEL = "saggar.owner"
 """On every container of ours: which process it belongs to."""
+SEEN = "SaggarSeesProcesses"
+"""Among what is known of the engine: whether its processes have numbers here."""
 GONE = (404, 409)
 """There is no such container, or its removal is under way."""
 HOW_TO_START = "apt install docker.io; or name one with DOCKER_HOST=unix:///path/to/docker.sock"
@@ -35,6 +40,11 @@ class Image:
     argv: tuple[str, ...]
     """What it starts by itself; empty if nothing."""
     cwd: str
+
+
+def name_for(owner: str) -> str:
+    """How the names of an owner's containers begin."""
+    return f"saggar-{hashlib.sha256(owner.encode()).hexdigest()[:16]}-"
 
 
 def address() -> str:
@@ -74,13 +84,20 @@ class Engine:
     def __init__(self, address: str) -> None:
         self.address = address
         self._connecting = threading.Lock()
+        self._listener = 0
+        """The number of the engine's process here; 0 if it has none."""
 
     @cached_property
     def _client(self) -> Any:
         # By ourselves first: the client leaves the socket open over which nobody answered.
         with socket.socket(socket.AF_UNIX) as trial:
             try:
+                # Not settimeout: then one that has just much to do would be given no time at all.
+                patience = struct.pack("ll", PATIENCE, 0)
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
                 trial.connect(self.address.removeprefix("unix://"))
+                who = trial.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+                self._listener = struct.unpack("3i", who)[0]
             except OSError as exc:
                 raise DriverUnavailable(
                     f"no container engine answers at {self.address}: {exc.strerror or exc}"
@@ -105,7 +122,7 @@ class Engine:
     def about(self) -> dict[str, Any]:
         """What the engine says of itself: version, cgroups, runtimes, what it can limit."""
         with self._asking() as client:
-            return {**client.version(), **client.info()}
+            return {**client.version(), **client.info(), SEEN: self._listener > 0}
 
     def image(self, reference: str) -> Image:
         """
@@ -152,7 +169,8 @@ class Engine:
             from docker.errors import APIError
 
             try:
-                return str(client.create_container_from_config(spec)["Id"])
+                name = name_for(spec.get("Labels", {}).get(LABEL, "")) + secrets.token_hex(8)
+                return str(client.create_container_from_config(spec, name)["Id"])
             except APIError as exc:
                 if exc.is_client_error():  # a limit it does not take, a runtime it does not have
                     raise DriverUnavailable(
@@ -193,10 +211,20 @@ class Engine:
                     raise
 
     def labelled(self, label: str) -> dict[str, str]:
-        """Every container with a label, running or not: its id, and what the label says."""
+        """
+        Every container of ours with a label, running or not: its id, and what the label says.
+
+        Of ours: an image hands its labels on to containers that have nothing to do with us, so
+        each must also be called as we call those of that owner.
+        """
         with self._asking() as client:
             found = client.containers(all=True, filters={"label": [label]})
-        return {one["Id"]: one["Labels"][label] for one in found}
+        said = ((one["Id"], one["Labels"][label], one.get("Names") or ()) for one in found)
+        return {
+            container: owner
+            for container, owner, names in said
+            if any(name.lstrip("/").startswith(name_for(owner)) for name in names)
+        }
 
     def close(self) -> None:
         """Close its connections; asked again it makes new ones."""

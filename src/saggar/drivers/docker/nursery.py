@@ -5,11 +5,9 @@ A child goes to whoever waits longest, whoever its container was started for: so
 waits for a whole start when one is under way, and one who gives up wastes none.
 """
 
-import array
 import marshal
 import os
-import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import RunVar
 
-from saggar.boundary import control as ctl
+from saggar.drivers.docker.arrival import hear, held
 from saggar.drivers.docker.container import ContainerProcess
 from saggar.drivers.docker.door import Door, door
 from saggar.drivers.docker.engine import Engine
@@ -27,7 +25,7 @@ from saggar.drivers.docker.owners import FOLDER
 from saggar.drivers.docker.promises import Promises
 from saggar.drivers.docker.spec import WORK, Blueprint
 from saggar.drivers.interpreter import bundle, memory_file
-from saggar.errors import PlatformError, SandboxBroken
+from saggar.errors import PlatformError, SaggarError, SandboxBroken
 from saggar.model.policy import Policy
 
 BIRTH = 60.0
@@ -36,8 +34,6 @@ GLANCE = 0.5
 """Seconds between two looks at a container that was started and keeps silent."""
 DYING = 5.0
 """Seconds a container may take to die before the engine is told to remove it."""
-DESCRIPTORS = 7
-"""channel, stdin, stdout, stderr, work, the first process, pid 1"""
 T = TypeVar("T")
 
 
@@ -52,7 +48,7 @@ class Ground:
     bundle: int
     """A descriptor of the guest's modules."""
     host: int
-    """One that becomes readable when this process is dead."""
+    """One that becomes readable when this process is dead: a pipe, as no guest gets a process."""
     confinement: Mapping[str, Any]
     """What the child takes from itself; see there."""
 
@@ -63,12 +59,11 @@ class Birth:
     def __init__(self) -> None:
         self.container = ""
         self.process: ContainerProcess | None = None
-        self.failure: PlatformError | None = None
+        self.failure: SaggarError | None = None
 
     def fail(self, exc: Exception) -> None:
         """What went wrong first is what is told."""
-        told = exc if isinstance(exc, PlatformError) else SandboxBroken(str(exc))
-        self.failure = self.failure or told
+        self.failure = self.failure or _told(exc)
 
 
 class Waiter:
@@ -77,7 +72,7 @@ class Waiter:
     def __init__(self, *, hurried: bool) -> None:
         self.hurried = hurried
         self.process: ContainerProcess | None = None
-        self.failure: PlatformError | None = None
+        self.failure: SaggarError | None = None
         self.over = anyio.Event()
 
 
@@ -145,7 +140,7 @@ class ContainerNursery:
         waiter.process = process
         waiter.over.set()
 
-    def _disappoint(self, failure: PlatformError) -> None:
+    def _disappoint(self, failure: SaggarError) -> None:
         if self._waiters:
             waiter = self._waiters.pop(0)
             waiter.failure = failure
@@ -166,14 +161,14 @@ class ContainerNursery:
         birth = Birth()
         try:
             await self._deliver(birth)
-        except (OSError, PlatformError) as exc:
-            self._disappoint(exc if isinstance(exc, PlatformError) else SandboxBroken(str(exc)))
-        else:
             if birth.process is not None:
                 await birth.process.end()
                 await birth.process.released.wait()
+        except Exception as exc:  # noqa: BLE001 - from here it would end the whole platform
+            if birth.process is None:
+                self._disappoint(_told(exc))
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), suppress(Exception):
                 await self._bury(birth)
 
     async def _deliver(self, birth: Birth) -> None:
@@ -183,19 +178,23 @@ class ContainerNursery:
                 if not self._waiters:
                     return
                 self.born += 1
-                with door(self._ground.runtime / FOLDER, self._ground.blueprint.owner) as way_in:
-                    await self._start(birth, way_in)
+                blueprint = self._ground.blueprint
+                with (
+                    held(blueprint.key.mounts) as sources,
+                    door(self._ground.runtime / FOLDER, blueprint.owner) as way_in,
+                ):
+                    await self._start(birth, way_in, sources)
         finally:
             if birth.process is None:
                 self._coming -= 1
 
-    async def _start(self, birth: Birth, way_in: Door) -> None:
+    async def _start(self, birth: Birth, way_in: Door, sources: Sequence[int]) -> None:
         async with anyio.create_task_group() as both:
             both.start_soon(self._ask, birth, way_in.folder, both.cancel_scope)
             with anyio.move_on_after(BIRTH):
                 try:
-                    birth.process = await self._receive(way_in)
-                except (OSError, PlatformError) as exc:  # here: a group would wrap it
+                    birth.process = await self._receive(way_in, sources)
+                except Exception as exc:  # noqa: BLE001 - here: a group would wrap it
                     birth.fail(exc)
             if birth.process is not None:
                 self._coming -= 1
@@ -206,10 +205,10 @@ class ContainerNursery:
 
     async def _ask(self, birth: Birth, folder: str, others: anyio.CancelScope) -> None:
         """The engine. If it says no, or what it started is gone again, nobody will come in."""
-        engine, spec = self._ground.engine, self._ground.blueprint.container(folder)
+        engine, blueprint = self._ground.engine, self._ground.blueprint
 
         def start() -> None:
-            birth.container = engine.create(spec)
+            birth.container = engine.create(blueprint.container(folder))
             engine.start(birth.container)
 
         try:
@@ -218,12 +217,12 @@ class ContainerNursery:
             while await on_a_thread(engine.runs, birth.container):  # noqa: ASYNC110 - asked, not told
                 await anyio.sleep(GLANCE)
             birth.fail(SandboxBroken("the container ended before its pid 1 had said a word"))
-        except PlatformError as exc:
+        except Exception as exc:  # noqa: BLE001 - here: a group would wrap it
             birth.fail(exc)
         if birth.process is None:  # else it has run, and is gone already
             others.cancel()
 
-    async def _receive(self, way_in: Door) -> ContainerProcess:
+    async def _receive(self, way_in: Door, sources: Sequence[int]) -> ContainerProcess:
         """The child that stands behind its walls, by what it sent along."""
         ground, blueprint = self._ground, self._ground.blueprint
         greeting = {
@@ -231,12 +230,13 @@ class ContainerNursery:
             **ground.confinement,
             "preload": blueprint.key.preload,
             "site": blueprint.site,
+            "mounts": [target for _, target, _ in blueprint.key.mounts],
             "hurried": any(waiter.hurried for waiter in self._waiters),
         }
         control = await way_in.admit(marshal.dumps(greeting, 2), (ground.bundle, ground.host))
         try:
             await anyio.wait_readable(control)
-            record, descriptors = _hear(control)
+            record, descriptors = hear(control, blueprint.key.mounts, sources)
         except BaseException:
             control.close()
             raise
@@ -258,23 +258,21 @@ class ContainerNursery:
                 await on_a_thread(self._ground.engine.remove, birth.container)
 
 
-def _hear(control: socket.socket) -> tuple[ctl.Record, list[int]]:
-    """What pid 1 or its child had to say first. SandboxBroken unless a child stands."""
-    data, ancillary, _, _ = control.recvmsg(ctl.MAX_RECORD, 256)
-    rights = array.array("i")
-    for _, _, packed in ancillary:
-        rights.frombytes(packed)
-    descriptors = list(rights)
-    record = ctl.unpack(data) if len(data) >= ctl.RECORD.size else None
-    if record is not None and record.kind == ctl.PARKED and len(descriptors) == DESCRIPTORS:
-        return record, descriptors
-    for fd in descriptors:
-        os.close(fd)
-    if record is None:
-        raise SandboxBroken("the container ended before its child stood")
-    raise SandboxBroken(record.text or "this process has no descriptors left for a child's")
+def _told(exc: Exception) -> SaggarError:
+    return exc if isinstance(exc, SaggarError) else SandboxBroken(str(exc) or repr(exc))
 
 
+_alive: set[int] = set()
+"""Ends of pipes that say that this process lives."""
+
+
+def _forked() -> None:
+    """A copy of this process is not this process, and may outlive it."""
+    while _alive:
+        os.close(_alive.pop())
+
+
+os.register_at_fork(after_in_child=_forked)
 _limiter: RunVar[anyio.CapacityLimiter] = RunVar("saggar-docker")
 
 
@@ -301,8 +299,11 @@ async def open_nursery(
         try:
             modules = memory_file("saggar-guest", bundle())
             kept.callback(os.close, modules)
-            host = os.pidfd_open(os.getpid())
+            host, ours = os.pipe()
             kept.callback(os.close, host)
+            kept.callback(os.close, ours)
+            _alive.add(ours)
+            kept.callback(_alive.discard, ours)
         except OSError as exc:
             raise SandboxBroken(f"there is no room for a container: {exc}") from exc
         async with anyio.create_task_group() as tasks:

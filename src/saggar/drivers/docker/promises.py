@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from saggar.drivers.docker.engine import SEEN
 from saggar.errors import DriverUnavailable
 from saggar.model.plan import Support
 from saggar.model.policy import Policy, Rung
@@ -63,6 +64,11 @@ def promises(about: Mapping[str, Any], runtime: str) -> Promises:
             Support(enforced=True, how=f"the container's cgroup, version {version}")
             if about.get(word)
             else Support(enforced=False, why_not=f"the engine says that it has no {word}")
+        )
+    if not about.get(SEEN, True):
+        found["cpu"] = Support(
+            enforced=False,
+            why_not="the engine is in another pid namespace, so no cgroup of its is found here",
         )
     return Promises(rung_of(runtime), found)
 

@@ -13,7 +13,6 @@ from typing import Any
 from saggar.drivers.docker.engine import LABEL, Image
 from saggar.drivers.docker.interior import USUAL_PATH, Interior
 from saggar.drivers.interpreter import OPTIONS, bootstrap
-from saggar.errors import InvalidTask
 from saggar.model.limits import Limits
 from saggar.model.plan import Layer, WarmKey
 from saggar.model.policy import Network
@@ -29,6 +28,8 @@ SHARED_PART = 8
 """Of the disk limit, one part in so many is shared memory's: two file systems, one sum."""
 SHARED_FILES = 32
 """At most so many of the files: shared memory has few, and large ones."""
+STEERING = ("LD_", "GLIBC_TUNABLES", "PYTHON")
+"""Variables of an image that would have a say in what pid 1 does; the program gets them."""
 LEAST_SHARE = 0.01
 """Of a core: the engine takes no less."""
 
@@ -82,7 +83,11 @@ class Blueprint:
             "Image": self.image.id,
             "Entrypoint": [],
             "Cmd": [*self.interior.argv, *OPTIONS, "-c", PRELUDE + bootstrap()],
-            "Env": [f"{name}={value}" for name, value in self.environment().items()],
+            "Env": [
+                # Empty, not left out: the engine would fill in what the image says.
+                f"{name}=" if name.startswith(STEERING) else f"{name}={value}"
+                for name, value in self.environment().items()
+            ],
             "User": f"{self.key.user}:{self.key.user}",
             "WorkingDir": "/",
             "Hostname": "" if self.key.network is Network.HOST else "saggar",
@@ -116,10 +121,7 @@ class Blueprint:
     def _mounts(self, door: str) -> Sequence[Mapping[str, Any]]:
         found = [(door, DOOR, True), *((*pair, True) for pair in self.interior.mounts)]
         found += [(os.path.realpath(one.path), one.target, True) for one in self.layers]
-        for source, target, read_only in self.key.mounts:
-            if os.path.realpath(source) != source:
-                raise InvalidTask(f"mount {source!r} leads through a link; name its real path")
-            found.append((source, target, read_only))
+        found += self.key.mounts
         return [
             {
                 "Type": "bind",

@@ -47,6 +47,18 @@ def test_a_socket_that_nobody_listens_at_is_no_engine(tmp_path):
         Engine(f"unix://{tmp_path}/docker.sock").about()
 
 
+def test_an_engine_that_lets_nobody_in_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(door, "PATIENCE", 1)
+    path = str(tmp_path / "docker.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+
+        with pytest.raises(DriverUnavailable, match="no container engine answers at unix:"):
+            Engine(f"unix://{path}").about()
+
+
 @pytest.mark.parametrize(
     ("reference", "remedy"),
     [

@@ -1,5 +1,6 @@
 import pytest
 
+from saggar.drivers.docker.engine import SEEN
 from saggar.drivers.docker.promises import facts, promises
 from saggar.errors import DriverUnavailable
 from saggar.model.limits import LIMIT_NAMES
@@ -59,3 +60,11 @@ def test_an_engine_is_described_by_what_matters_for_its_walls():
 
 def test_an_engine_that_says_nothing_of_itself_is_described_as_that():
     assert "?" == facts({})["engine"]
+
+
+def test_where_its_processes_have_no_number_here_nobody_looks_at_their_processor_time():
+    found = promises({**ABLE, SEEN: False}, "")
+
+    assert not found.limits["cpu"].enforced
+    with pytest.raises(DriverUnavailable, match=r"cannot enforce cpu here: .*pid namespace"):
+        found.admit(Policy(isolation=Rung.CONTAINER))

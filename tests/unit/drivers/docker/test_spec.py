@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import pytest
-
 from saggar.drivers.docker.engine import LABEL, Image
 from saggar.drivers.docker.interior import Interior
 from saggar.drivers.docker.spec import DOOR, Blueprint, writable
-from saggar.errors import InvalidTask
 from saggar.model.limits import Limits
 from saggar.model.plan import Layer, WarmKey
 from saggar.model.policy import Network
@@ -127,8 +124,11 @@ def test_nothing_below_a_read_only_mount_is_mounted_along():
     assert found["/a"]["BindOptions"]["NonRecursive"]
 
 
-def test_a_mount_that_leads_through_a_link_is_refused(tmp_path):
-    (tmp_path / "link").symlink_to("/etc")
+def test_what_steers_an_interpreter_is_not_for_pid_1_but_for_the_program():
+    said = {"LD_PRELOAD": "/x.so", "PYTHONHOME": "/x", "GLIBC_TUNABLES": "y", "A": "b"}
+    found = blueprint(image=Image("i", "sha256:1", said, (), "/"))
 
-    with pytest.raises(InvalidTask, match="leads through a link"):
-        sources(key=WarmKey("", "", mounts=((str(tmp_path / "link"), "/a", True),)))
+    assert {"LD_PRELOAD=", "PYTHONHOME=", "GLIBC_TUNABLES=", "A=b"} <= {
+        *found.container("/run/x")["Env"]
+    }
+    assert said.items() <= found.environment().items()
