@@ -7,7 +7,7 @@ READY   := .venv/.ready
 SUITES  := $(wildcard tests/unit tests/integration tests/conformance tests/escape tests/chaos \
 	tests/containers)
 # An exception on its way to one thread makes Python 3.11 spin in all others that are traced.
-UNTRACED := tests/unit/functions
+UNTRACED := tests/unit/functions tests/integration/test_executors.py
 COVER   := --cov --cov-report=term --cov-report=html --cov-report=xml
 
 .DEFAULT_GOAL := help

@@ -53,7 +53,7 @@ async def check_an_entry_may_be_asynchronous(platform: Platform, driver: str) ->
 
 async def check_an_entry_that_fails_is_an_error(platform: Platform, driver: str) -> None:
     """Raising, missing, or answering what JSON has no form for."""
-    for entry, kind in (("fail", "KeyError"), ("missing", "NameError"), ("odd", "TypeError")):
+    for entry, kind in (("fail", "KeyError"), ("missing", "NameError"), ("odd", "ValueError")):
         code = "def fail(x):\n    raise KeyError(x)\ndef odd(x):\n    return {1, 2}\n"
         result = await run(platform, driver, code, entry=entry, input=1)
 
