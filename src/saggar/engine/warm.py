@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from saggar.drivers.base import Driver, Nursery, Process
-from saggar.errors import PlatformError, SandboxBroken
+from saggar.errors import SaggarError, SandboxBroken
 from saggar.model.limits import Limits
 from saggar.model.plan import Layer, WarmKey
 from saggar.model.policy import Policy
@@ -96,7 +96,7 @@ class Pool:
         while len(self.parked) < self.wanted and not self.retired:
             try:
                 self.parked.append(await self.nursery.park(hurried=not self.parked))
-            except PlatformError:
+            except SaggarError:  # ours, or what the key names is not there any more
                 return  # the next one who asks finds out, and says so to somebody who waits for it
             self.bury()
 
