@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from saggar.functions.container import ContainerExecutor
+from saggar import ContainerExecutor
 
 
 @dataclass

@@ -187,14 +187,10 @@ class Platform:
         """Where a compiler runs: as the program will, with nothing of what is only the task's."""
         from saggar.engine import build
 
-        theirs = BARE.replace(image=environment.image, root=environment.root)
-
         def execute(
             task: Task, plan: Plan, walls: Policy, layers: Sequence[Layer]
         ) -> AsyncGenerator[Event]:
-            # What comes of our toolchain is everybody's, so it works where only the operator has
-            # a say; an image's own makes programs for that image.
-            key = _layered(_key(BARE if layers else theirs, walls), layers)
+            key = _layered(_key(_around_compiler(environment, layers), walls), layers)
             return self._tries(warm, key, walls, layers, task, plan)
 
         return build.Site(
@@ -375,6 +371,16 @@ def _layered(key: WarmKey, layers: Sequence[Layer]) -> WarmKey:
     """The key of a child that sees these layers as well."""
     shown = [f"{layer.path} at {layer.target}" for layer in layers]
     return replace(key, environment="\n".join([key.environment, *shown])) if shown else key
+
+
+def _around_compiler(environment: Environment, toolchain: Sequence[Layer]) -> Environment:
+    """
+    What a compiler finds around it, of what its task asked for.
+
+    What comes of our toolchain is everybody's, so it works where only the operator has a say; an
+    image's own makes programs for that image.
+    """
+    return BARE if toolchain else BARE.replace(image=environment.image, root=environment.root)
 
 
 def _imaged(environment: Environment, driver: Driver, plan: Plan) -> Environment:

@@ -15,16 +15,16 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
-from tests.conftest import missing
+from tests.containers.engines import engine_with
 
 from saggar import Environment, InvalidTask, Limits, Platform, Policy, PolicyDenied, PrepareFailed
 from saggar.config import Settings
 from saggar.drivers.docker import DockerDriver, owners
 from saggar.drivers.docker import spec as module
-from saggar.drivers.docker.engine import LABEL, Engine, address
+from saggar.drivers.docker.engine import LABEL, Engine
 from saggar.drivers.docker.owners import owner
 from saggar.engine import oneshot
-from saggar.errors import DriverUnavailable, PlatformError, SandboxBroken
+from saggar.errors import DriverUnavailable, SandboxBroken
 from saggar.model.event import Output, afold
 from saggar.model.plan import Plan, WarmKey
 from saggar.model.program import Command
@@ -38,13 +38,8 @@ SOON = 20.0
 
 @pytest.fixture(scope="module")
 def engine():
-    try:
-        found = Engine(address())
-        found.image(IMAGE)
-    except PlatformError as exc:
-        missing(str(exc))
-    yield found
-    found.close()
+    with engine_with(IMAGE) as found:
+        yield found
 
 
 @pytest.fixture

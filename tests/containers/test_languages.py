@@ -2,12 +2,11 @@
 
 import pytest
 from tests.conftest import missing
+from tests.containers.engines import engine_with
 
 from saggar import Environment, Platform, Policy
 from saggar.config import Settings
-from saggar.drivers.docker.engine import Engine, address
 from saggar.environments import runtimes
-from saggar.errors import PlatformError
 from saggar.model.plan import Runtime
 from saggar.model.result import Status
 
@@ -32,13 +31,8 @@ export function half(x) {
 
 @pytest.fixture(scope="module")
 def engine():
-    try:
-        found = Engine(address())
-        found.image(NODE)
-    except PlatformError as exc:
-        missing(str(exc))
-    yield found
-    found.close()
+    with engine_with(NODE) as found:
+        yield found
 
 
 @pytest.fixture

@@ -32,11 +32,12 @@ from saggar.errors import (
 from saggar.model.environment import Environment, Mount
 from saggar.model.event import Finished, Output, Started, fold
 from saggar.model.limits import LIMIT_NAMES, Limits
+from saggar.model.plan import Layer
 from saggar.model.policy import Network, Policy, Rung
 from saggar.model.program import Command
 from saggar.model.result import Status
 from saggar.model.task import Task
-from saggar.platform import Platform
+from saggar.platform import Platform, _around_compiler
 
 OPEN = Policy(
     isolation=Rung.PROCESS,
@@ -547,3 +548,14 @@ print(saggar.run("print(1)", driver="process", policy=policy).stdout, end="")
     ran = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
 
     assert (0, "1\n", "") == (ran.returncode, ran.stdout, ran.stderr)
+
+
+def test_what_is_compiled_for_everybody_is_compiled_where_no_task_has_a_say():
+    """Or an image of one tenant's could make the program that another one runs."""
+    asked = Environment(
+        image="tenant/own:1", user=33, workdir="/own", root="/own", packages=("numpy",)
+    )
+    toolchain = (Layer(path="/usr/lib/go", target="/opt/go"),)
+
+    assert Environment() == _around_compiler(asked, toolchain)
+    assert Environment(image="tenant/own:1", root="/own") == _around_compiler(asked, ())

@@ -177,7 +177,8 @@ def _file(path: Path) -> bytes:
             return file.read(LARGEST + 1)
     except (OSError, ValueError) as exc:
         hint = "; its text is given as bytes" if str(path).lstrip()[:1] == "{" else ""
-        raise InvalidTask(f"schema: cannot read {str(path)!r:.200}: {exc}{hint}") from None
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise InvalidTask(f"schema: cannot read {str(path)!r:.200}: {why}{hint}") from None
 
 
 @lru_cache(maxsize=256)

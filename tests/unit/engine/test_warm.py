@@ -6,7 +6,7 @@ from tests.unit.engine.fakes import Clock, FakeDriver, eventually
 
 from saggar.engine import warm as module
 from saggar.engine.warm import COOLING, FEWEST, IDLE, MOST, RECYCLED, SERVERS, TRIES, Warm
-from saggar.errors import DriverUnavailable, Overloaded, SandboxBroken
+from saggar.errors import DriverUnavailable, InvalidTask, Overloaded, SandboxBroken
 from saggar.model.plan import WarmKey
 from saggar.model.policy import Policy
 
@@ -470,3 +470,16 @@ def test_the_numbers_are_in_an_order_that_makes_sense():
     assert 0 < FEWEST < MOST < RECYCLED
     assert 0 < COOLING < IDLE
     assert 1 < module.TRIES
+
+
+async def test_a_refill_for_what_is_not_there_any_more_ends_nothing_but_itself(driver, warm):
+    """A mounted folder may go while children are parked for it; whoever asks next is told."""
+    await used(warm)
+    nursery = driver.nurseries[0]
+    await parked(driver, FEWEST + 1)
+    nursery.troubles = [InvalidTask("mount '/gone' cannot be opened")]
+    await used(warm)
+    await eventually(lambda: not nursery.troubles)
+
+    assert 1 <= await used(warm)
+    assert nursery.alive

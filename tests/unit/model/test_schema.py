@@ -303,3 +303,10 @@ def test_a_pattern_that_backtracks_without_end_is_given_up():
 def test_a_pointer_escapes_what_it_must():
     assert "/a~1b/m~0n/0" == pointer(["a/b", "m~n", 0])
     assert not pointer([])
+
+
+def test_a_large_answer_with_nothing_right_in_it_costs_one_complaint():
+    """All of them at once would take gigabytes."""
+    found = Schema.of({"items": {"type": "string"}}).problem([1] * 1_000_000)
+
+    assert found == 'at /0: 1 is not of type "string"; and perhaps more'
