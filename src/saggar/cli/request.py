@@ -68,8 +68,8 @@ def check(options: Namespace) -> None:
         )
     if options.language == "command":
         raise UsageError(
-            "a command is run from Python, with saggar.run(Command(argv=(...,)))"
-            " and Command from saggar.model.program; or from a program, with subprocess"
+            "a command is run from Python, with saggar.run(saggar.Command(argv=(...,)));"
+            " or from a program, with subprocess"
         )
     if options.stdin and options.file == "-":
         raise UsageError("stdin cannot be the program and its input; name a FILE, or use -c CODE")
