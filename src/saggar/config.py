@@ -9,17 +9,18 @@ imported only when there are some: a single run does without.
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import from_json
 
 from saggar.errors import InvalidTask, PlatformError, UsageError
 from saggar.model.limits import Limits
 from saggar.model.policy import Policy
-from saggar.model.quantity import parse_count
+from saggar.model.program import CodeKind
+from saggar.model.quantity import Bytes, GiB, Seconds, parse_count
 from saggar.model.value import Value
 
 PREFIX: Final = "SAGGAR_"
@@ -53,6 +54,47 @@ def _absolute(path: Path) -> Path:
 _Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
+RETRIED: Final = ("timeout", "memory", "oserror")
+"""Failures of a program itself that may be tried again, as settings and jobs spell them."""
+
+
+def _retried(names: str) -> str:
+    for name in filter(None, map(str.strip, names.split(","))):
+        if name not in RETRIED:
+            raise ValueError(f"wanted some of {', '.join(RETRIED)}, found {name!r:.60}")
+    return names
+
+
+TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+
+
+def _keys(keys: Mapping[str, str]) -> Mapping[str, str]:
+    for tenant, key in keys.items():
+        if not TENANT.fullmatch(tenant):
+            raise ValueError(f"wanted tenants such as 'team-a', found {tenant!r:.80}")
+        if not key:
+            raise ValueError(f"the key of {tenant} is empty")
+    if len(set(keys.values())) < len(keys):
+        raise ValueError("two tenants have the same key")
+    return keys
+
+
+class Quota(Value):
+    """What one tenant may have in the queue; what goes beyond is refused as Overloaded."""
+
+    running: Annotated[int, Field(ge=1)] | None = None
+    """Jobs at once, over all workers. None: as many as there are workers for."""
+    waiting: Annotated[int, Field(ge=1)] = 100_000
+    """Jobs that wait."""
+    rate: Annotated[float, Field(gt=0)] | None = None
+    """Jobs a second that are taken in. None: no limit."""
+    burst: Annotated[int, Field(ge=1)] = 10
+    """Jobs that may come at once where there is a rate."""
+
+
+_NESTED: Final = (Limits, Quota)
+
+
 class Settings(Value):
     """How Saggar is operated here."""
 
@@ -71,11 +113,73 @@ class Settings(Value):
     """What the container engine builds walls with ("runsc"); empty is the engine's own choice."""
     warm: Annotated[int | Literal["auto"], BeforeValidator(_warm)] = "auto"
     """How many children are kept parked; "auto" follows the load."""
+    most_live: int = Field(default=256, ge=1, le=100_000)
+    """How many live sandboxes and sessions there may be at once."""
+    most_live_each: int = Field(default=256, ge=1, le=100_000)
+    """The same for one owner."""
+    session_idle: Seconds = 1800.0
+    """After which a session that executes nothing ends."""
+    session_age: Seconds = 86400.0
+    """After which a session ends in any case."""
     cache_dir: _Folder | None = None
     """Where layers are kept. None: a folder of the user's."""
+    environments_size: Bytes = 20 * GiB
+    """What layers may take on disk; beyond it those go that were unused longest."""
+    prepare_timeout: Annotated[Seconds, Field(gt=0)] = 300.0
+    """For each program that installs something; models get an hour at least."""
+    owns_system: bool = False
+    """
+    Whether system packages are installed on this very machine, as its root: for a container that
+    is ours alone. Elsewhere they are unpacked into a layer and the machine stays as it is.
+    """
+    models: tuple[str, ...] = ()
+    """
+    Models that are fetched with HF_TOKEN where there is a ceiling, "org/*" for all of one; without
+    a ceiling all are.
+    """
     runtime_dir: _Folder | None = None
     """Where sockets, locks and leases of this boot are kept. None: a folder of the user's."""
+    state_dir: _Folder | None = None
+    """Where the embedded broker keeps jobs and their results. None: a folder of the user's."""
+    broker_url: str = ""
+    """Redis for jobs; CELERY_BROKER_URL is read as well. Empty: one of our own is started."""
+    result_backend: str = ""
+    """Redis for results; CELERY_RESULT_BACKEND too. Empty: database 1 of the broker."""
+    blobs: str = ""
+    """Where large results go: a folder, "redis", or a URL. Empty: what fits the broker."""
+    code_environment: str = "host"
+    """What CodeTools runs in: "host" (the packages beside us), "bare", or requirements."""
+    retry_on: Annotated[str, AfterValidator(_retried)] = ""
+    """Failures of a program itself after which its job is tried again: "timeout,memory,oserror"."""
+    quota: Quota = Quota.model_construct()
+    """What one tenant may have in the queue."""
+    tenants: Mapping[str, Quota] = {}
+    """The same for some of them by name."""
+    dead_letter_alert: str = ""
+    """A URL or a command that is told of every job that is given up."""
+    private_webhooks: bool = False
+    """Whether webhooks of jobs may lead into private networks."""
+    webhook_secret: str | None = Field(default=None, repr=False, min_length=8)
+    """What webhooks are signed with, so that their receivers know who sent them."""
+    log_file: _Folder | None = None
+    """Where logs are written to as well."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    key: str | None = Field(default=None, repr=False, min_length=1)
+    """What a caller over HTTP has to show. None: nothing, which is for the loopback only."""
+    keys: Annotated[Mapping[str, str], AfterValidator(_keys)] = Field(default={}, repr=False)
+    """Keys of tenants by their names: whoever shows one is that tenant to `saggar serve`."""
+    hosts: tuple[str, ...] = ()
+    """Further names that our HTTP servers are called by; `*.example.org` for all below one."""
+    origins: tuple[str, ...] = ()
+    """Whose pages may call our HTTP servers from a browser: `https://app.example.org`."""
+    insecure_bind: bool = False
+    """Whether an HTTP server without a key may listen on more than the loopback."""
+    engine: Literal["shell", "kernel"] = "shell"
+    """The interpreter of sessions for which none is named."""
+    accept: Literal["", "named"] = ""
+    """"named": every door takes baked programs only; TETRA_BAKED_MODE is read as well."""
+    baked_strict: bool = True
+    """Whether baked mode refuses what is not baked, rather than to run it as it came."""
 
 
 def load() -> Settings:
@@ -86,6 +190,20 @@ def load() -> Settings:
         UsageError: A variable has a value that does not fit, or a name that no setting has: a
             ceiling that was misspelled would be no ceiling.
     """
+    return _production(load_plain())
+
+
+def _production(settings: Settings) -> Settings:
+    """The settings of baked mode: a ceiling that accepts names only, whatever else it allows."""
+    tetra = os.environ.get("TETRA_BAKED_MODE", "").strip().lower()
+    if not settings.baked_strict or (not settings.accept and tetra not in {"true", "1", "yes"}):
+        return settings
+    ceiling = (settings.ceiling or Policy()).replace(accept=frozenset({CodeKind.NAMED}))
+    return settings.replace(ceiling=ceiling)
+
+
+def load_plain() -> Settings:
+    """`load` without what baked mode makes of it, for the one door that resolves its names."""
     said = {name.upper(): name for name in os.environ if name.upper().startswith(PREFIX)}
     if not said:
         return Settings()
@@ -100,7 +218,7 @@ def load() -> Settings:
         )
 
     try:
-        return Settings(**dict(FromEnvironment()))
+        return Settings(**vars(FromEnvironment()))
     except InvalidTask as exc:
         raise UsageError(_respelled(str(exc), said)) from None
     except SettingsError:
@@ -132,7 +250,7 @@ def _not_json(said: dict[str, str], known: dict[str, Any]) -> str:
     for name in sorted(said.keys() & known.keys()):
         text = os.environ[said[name]]
         try:
-            if known[name] is Limits or get_origin(known[name]) in (tuple, frozenset):
+            if known[name] in _NESTED or get_origin(known[name]) in (tuple, frozenset, Mapping):
                 from_json(text)
         except ValueError:
             example = '{"wall": "5s"}' if known[name] is Limits else '["one", "other"]'
@@ -175,8 +293,55 @@ def runtime_dir(settings: Settings | None = None) -> Path:
     """
     path = (settings and settings.runtime_dir) or _default_runtime_dir()
     _make(path, "SAGGAR_RUNTIME_DIR")
-    _keep_to_ourselves(path)
+    _keep_to_ourselves(path, "SAGGAR_RUNTIME_DIR")
     return path
+
+
+def state_dir(settings: Settings | None = None) -> Path:
+    """
+    The folder for what must outlive us, made if it is missing; nobody else can enter it.
+
+    Raises:
+        UsageError: HOME is not an absolute path.
+        PlatformError: It cannot be made, belongs to somebody else, or others can write to it.
+    """
+    path = (settings and settings.state_dir) or _default_state_dir()
+    _make(path, "SAGGAR_STATE_DIR")
+    _keep_to_ourselves(path, "SAGGAR_STATE_DIR")
+    return path
+
+
+def queue_urls(settings: Settings) -> tuple[str, str]:
+    """
+    The URLs of the broker and of the results, as settings or the documented variables say.
+
+    Raises:
+        UsageError: Two of them say different things.
+    """
+    broker = _agreed(settings.broker_url, "SAGGAR_BROKER_URL", "CELERY_BROKER_URL")
+    backend = _agreed(settings.result_backend, "SAGGAR_RESULT_BACKEND", "CELERY_RESULT_BACKEND")
+    return broker, backend
+
+
+def _agreed(said: str, *names: str) -> str:
+    found = {value for name in names if (value := os.environ.get(name, ""))}
+    if said:
+        found = {said}  # whoever made the settings in Python knows what he wants
+    if len(found) > 1:
+        raise UsageError(f"{' and '.join(names)} say different things; set one of them")
+    return found.pop() if found else ""
+
+
+def _default_state_dir() -> Path:
+    if os.path.isabs(base := os.environ.get("XDG_STATE_HOME", "")):
+        return Path(base) / "saggar"
+    base = os.path.expanduser("~/.local/state")
+    if not os.path.isabs(base):
+        raise UsageError(
+            f"HOME must be an absolute path, found {os.environ.get('HOME', '')!r:.60};"
+            " or name a folder in SAGGAR_STATE_DIR"
+        )
+    return Path(base) / "saggar"
 
 
 def _default_cache_dir() -> Path:
@@ -208,13 +373,13 @@ def _make(path: Path, variable: str) -> None:
         ) from exc
 
 
-def _keep_to_ourselves(path: Path) -> None:
+def _keep_to_ourselves(path: Path, variable: str) -> None:
     # In /tmp anybody may have been faster; a link would lead to a folder of his choice.
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise PlatformError(
             f"{path} is not a folder that only we can write to;"
-            " remove it or name another one in SAGGAR_RUNTIME_DIR"
+            f" remove it or name another one in {variable}"
         )
     # Who can open a lock can hold it, even if he can only read.
     if found.st_mode & 0o055:

@@ -67,6 +67,12 @@ class NotFound(UsageError):
         return cls(message + _nearest(name, known))
 
 
+class Expired(NotFound):
+    """it was kept for its time, and is gone"""
+
+    code = "expired"
+
+
 class Conflict(UsageError):
     """it is not in a state that allows this"""
 

@@ -2,9 +2,11 @@
 
 import json
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -47,6 +49,7 @@ def execute_function(asked):
         return None
     return {"count": len(asked), "sum": float(sum(asked)), "mean": sum(asked) / len(asked)}
 """
+ROOT = Path(__file__).parents[2]
 NUMBERS = {"items": {"type": "number"}}
 ANSWER = json.dumps({"ok": True, "output": 1})
 
@@ -202,6 +205,13 @@ def test_any_program_that_speaks_the_protocol_will_do():
     answer = json.dumps({"ok": True, "output": {"said": "hello"}})
 
     assert {"said": "hello"} == ContainerExecutor(IMAGE, cmd=["echo", answer])(1)
+
+
+def test_the_example_prints_what_it_says():
+    words = [sys.executable, "examples/executors/container.py"]
+    ran = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert ("count 5, sum 15.0, mean 3.0\n", "") == (ran.stdout, ran.stderr)
 
 
 def test_an_image_that_is_not_there_says_how_to_make_it():

@@ -4,12 +4,16 @@ The docker driver against a real engine: what the suites for every driver do not
 Needs an engine and the python runner's image (`make build-runner-python`).
 """
 
+import contextlib
 import io
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from contextlib import asynccontextmanager
 
@@ -20,9 +24,12 @@ from tests.containers.engines import engine_with
 from saggar import Environment, InvalidTask, Limits, Platform, Policy, PolicyDenied, PrepareFailed
 from saggar.config import Settings
 from saggar.drivers.docker import DockerDriver, owners
+from saggar.drivers.docker import engine as engine_module
+from saggar.drivers.docker import nursery as module_nursery
 from saggar.drivers.docker import spec as module
 from saggar.drivers.docker.engine import LABEL, Engine
 from saggar.drivers.docker.owners import owner
+from saggar.drivers.jail import landlock
 from saggar.engine import oneshot
 from saggar.errors import DriverUnavailable, SandboxBroken
 from saggar.model.event import Output, afold
@@ -34,6 +41,7 @@ from saggar.model.task import Task
 IMAGE = "saggar/runner-python:latest"
 EMPTY = "saggar-test/empty:latest"
 SOON = 20.0
+needs_landlock = pytest.mark.skipif(not landlock.abi(), reason="no Landlock in this kernel")
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +169,25 @@ async def test_what_does_not_exist_in_an_image_cannot_be_run(platform, empty_ima
     assert (Status.ERROR, 127) == (result.status, result.exit_code)
 
 
+async def test_a_script_whose_runtime_an_image_lacks_says_which_and_where(platform, empty_image):
+    with pytest.raises(DriverUnavailable, match=f"bash is not in the image {empty_image}"):
+        await platform.run(
+            "echo hello",
+            language="bash",
+            environment=Environment(image=empty_image),
+            policy=Policy(images=(empty_image,)),
+        )
+
+
+async def test_a_folder_to_work_in_that_an_image_lacks_is_named(platform):
+    result = await platform.run(
+        Command(argv=()), environment=Environment(workdir="/no/such/folder")
+    )
+
+    assert (Status.ERROR, 1) == (result.status, result.exit_code)
+    assert "cannot work in /no/such/folder" in result.error.message
+
+
 async def test_an_image_that_the_policy_does_not_name_is_refused(platform):
     with pytest.raises(PolicyDenied, match="other/image was asked for"):
         await platform.run("pass", environment=Environment(image="other/image"))
@@ -249,6 +276,76 @@ async def test_who_gives_up_early_leaves_a_child_for_the_next_one(engine):
         assert 1 == opened.born
 
 
+async def test_of_many_who_give_up_a_few_children_stay(engine):
+    async with nursery() as opened:
+        processes = []
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+
+                async def take():
+                    processes.append(await opened.park())
+
+                tasks.start_soon(take)
+        for process in processes:
+            opened._save(process)
+
+        assert module_nursery.SPARE == sum(process.waits() for process in processes)
+        until(lambda: module_nursery.SPARE >= len(ours(engine)))
+
+
+class Deaf:
+    """Between us and the engine: what is asked gets there, and the answer to some of it is lost."""
+
+    def __init__(self, folder, engine, asked):
+        self.path, self._engine, self._asked = f"{folder}/proxy.sock", engine, asked
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self.deaf = True
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            ours, _ = self._listener.accept()
+            theirs = socket.socket(socket.AF_UNIX)
+            theirs.connect(self._engine.address.removeprefix("unix://"))
+            lost: list[bytes] = []
+            threading.Thread(
+                target=self._carry, args=(ours, theirs, lost, True), daemon=True
+            ).start()
+            threading.Thread(
+                target=self._carry, args=(theirs, ours, lost, False), daemon=True
+            ).start()
+
+    def _carry(self, source, target, lost, asking):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if asking and self.deaf and self._asked in data.split(b"\r\n")[0]:
+                    lost.append(data)
+                if asking or not lost:
+                    target.sendall(data)
+
+
+def test_a_container_that_was_made_after_we_gave_up_is_removed_with_the_next(
+    engine, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(engine_module, "PATIENCE", 1)
+    deaf = Deaf(tmp_path, engine, b"/containers/create")
+    slow = Engine(f"unix://{deaf.path}")
+    name = f"0.{owner().partition('.')[2]}"
+    wanted = {"Image": IMAGE, "Labels": {LABEL: name}}
+    with pytest.raises(DriverUnavailable, match="no container engine answers"):
+        slow.create(wanted)
+    lost = ours(engine, name)
+    deaf.deaf = False
+    made = slow.create(wanted)
+
+    assert 1 == len(lost)
+    assert [made] == ours(engine, name)
+    slow.remove(made)
+    slow.close()
+
+
 async def test_containers_end_with_their_nursery(engine):
     async with nursery() as opened:
         process = await opened.park()
@@ -320,6 +417,64 @@ async def test_the_probe_describes_the_engine(engine):
     assert (True, "container") == (found.available, found.rung)
     assert {"engine", "rootless", "cgroups", "runtimes", "storage"} <= found.facts.keys()
     assert "cgroup" in found.limits["memory"].how
+
+
+UNAWARE = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [
+        {"names": ["landlock_create_ruleset"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}
+    ],
+}
+"""The filter of an engine that is older than Landlock."""
+
+
+def without_landlock(monkeypatch):
+    container = module.Blueprint.container
+
+    def unaware(self, door):
+        spec = container(self, door)
+        spec["HostConfig"]["SecurityOpt"].append(f"seccomp={json.dumps(UNAWARE)}")
+        return spec
+
+    monkeypatch.setattr(module.Blueprint, "container", unaware)
+
+
+@needs_landlock
+async def test_the_probe_says_that_landlock_holds_inside(engine, tmp_path):
+    driver = DockerDriver(Settings(cache_dir=tmp_path))
+    found = await driver.probe()
+    driver.close()
+
+    assert "in every container" in found.facts["landlock"]
+
+
+@needs_landlock
+async def test_an_engine_that_refuses_landlock_is_found_out_beforehand(
+    engine, monkeypatch, tmp_path
+):
+    without_landlock(monkeypatch)
+    settings = Settings(driver="docker", cache_dir=tmp_path, warm=0)
+    async with Platform(settings) as platform:
+        found = (await platform.probe())["docker"]
+        result = await platform.run("print(1)")
+
+    assert found.available
+    assert "refused inside by the engine: Unconfined: " in found.facts["landlock"]
+    assert "1\n" == result.stdout
+
+
+@needs_landlock
+async def test_a_child_without_the_landlock_that_holds_here_does_not_stand(
+    engine, monkeypatch, tmp_path
+):
+    settings = Settings(cache_dir=tmp_path)
+    driver = DockerDriver(settings)
+    await driver.probe()
+    without_landlock(monkeypatch)
+    async with driver.nursery(WarmKey("", ""), Policy(), ()) as opened:
+        with pytest.raises(SandboxBroken, match=r"Unconfined: .*landlock_create_ruleset"):
+            await opened.park()
+    driver.close()
 
 
 async def test_where_no_engine_answers_the_probe_says_so(monkeypatch, tmp_path):

@@ -18,7 +18,7 @@ class Order:
     entry: str | None
     """The function of the code to call with the input; None: the code is a script."""
     input: bytes | None
-    """JSON for the entry function."""
+    """JSON for the entry function; what a body of ours is given."""
     want_value: bool
     args: tuple[str, ...]
     env: dict[str, str]
@@ -31,6 +31,10 @@ class Order:
     """Resource, soft and hard limit."""
     largest: int
     """Bytes that one value or one display may have."""
+    body: str | None
+    """One of our own modules that takes the order, and `input` with it, in place of a program."""
+    stays: bool
+    """Whether this is no program, but a sandbox in which many may come and go: see `keeper`."""
 
     def __init__(self, **values: object) -> None:
         if values.keys() != Order.__annotations__.keys():

@@ -23,8 +23,8 @@ class Entry(Parts):
     __slots__ = ()
     kind: str
     """
-    `bind`, `share` (the same, writable), `device` (a node of the host's /dev), `link`, `file`, or
-    `hide` (an empty directory over it).
+    `bind`, `share` (the same, writable), `over` (the same, with what stood there seen through it),
+    `device` (a node of the host's /dev), `link`, `file`, or `hide` (an empty directory over it).
     """
     target: str
     source: str

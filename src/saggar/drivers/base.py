@@ -4,6 +4,7 @@ What a driver offers the engine: the sockets that walls are plugged into.
 Protocols only, and the values they share. A driver knows no language; the engine knows no driver.
 """
 
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -39,6 +40,12 @@ class Reading:
     processes: int | None = None
     oom_kills: int = 0
     refused_forks: int = 0
+
+
+def space_of(folder: int) -> tuple[int, int]:
+    """Bytes and inodes used on the file system that an open folder is on."""
+    found = os.fstatvfs(folder)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree
 
 
 class Process(Protocol):
@@ -89,6 +96,15 @@ class Process(Protocol):
 
     def disk_full(self) -> bool:
         """Whether the writable space has no free block or inode left."""
+
+    def space(self) -> tuple[int | None, int | None]:
+        """Bytes and inodes used of the writable space; None where it is not its own."""
+
+    def pause(self) -> None:
+        """Stop every process of it where it is. OSError when that is not ours to do."""
+
+    def resume(self) -> None:
+        """Let them go on."""
 
     async def wait(self) -> Exit:
         """Until every process is dead. Kill it first, or wait as long as it lives."""

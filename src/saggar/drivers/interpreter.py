@@ -4,6 +4,7 @@ Interpreters: what a driver must know of the Python it starts inside, and the co
 The interpreter that runs Saggar is asked directly; any other one is run once and remembered.
 """
 
+import _imp
 import functools
 import importlib.util
 import json
@@ -35,6 +36,8 @@ SCHEMES = frozenset({"posix_prefix", "posix_local", "deb_system"})
 _OLDEST = (3, 11)
 _GUEST = Path(__file__).parent.parent
 _PACKAGES = ("saggar.boundary", "saggar.guest")
+_BESIDE = ("cloudpickle",)
+"""What our modules inside import of others: it comes along, of the very version that is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,26 @@ def bundle() -> bytes:
             name = package if path.stem == "__init__" else f"{package}.{path.stem}"
             source = path.read_text(encoding="utf-8")
             code = SourceFileLoader(name, str(path)).get_code(name)
+            # Or it would tell where we are installed.
+            _imp._fix_co_filename(code, f"<{name}>")  # type: ignore[attr-defined]  # noqa: SLF001
             modules[name] = (name == package, marshal.dumps(code), source)
+    for package in _BESIDE:
+        modules |= _modules_of(package)
     return marshal.dumps((importlib.util.MAGIC_NUMBER, modules))
+
+
+def _modules_of(package: str) -> dict[str, tuple[bool, bytes, str]]:
+    """A package in plain Python of somebody else's, by the names of its modules."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return {}
+    found = {}
+    for path in sorted(Path(spec.origin).parent.glob("*.py")):
+        name = package if path.stem == "__init__" else f"{package}.{path.stem}"
+        code = SourceFileLoader(name, str(path)).get_code(name)
+        _imp._fix_co_filename(code, f"<{name}>")  # type: ignore[attr-defined]  # noqa: SLF001
+        found[name] = (name == package, marshal.dumps(code), path.read_text(encoding="utf-8"))
+    return found
 
 
 def _compiled(name: str, source: str) -> bytes:

@@ -12,11 +12,16 @@ of a 12 MB server would look like half a gigabyte. Pss divides each page by thos
 """
 
 import os
+import signal
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 MOST = 4096
 """Processes looked at in one reading; a bigger tree is far past any limit already."""
+
+ROUNDS = 256
+"""Looks for newcomers while a tree is stopped; what forks faster than that has its limit."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 # Positions behind the command name in /proc/<pid>/stat; the first one there is field 3.
@@ -108,6 +113,19 @@ class TreeWatch:
         peak = _kibibytes(_read(f"/proc/{pid}/status"), b"\nVmHWM:")
         return (now.own + now.reaped if now else 0.0), peak or None
 
+    def signal(self, number: int) -> None:
+        """To every process of the tree, and to those that are born until it has reached them."""
+        reached: dict[int, int] = {}
+        for _ in range(ROUNDS):
+            alive = _alive(self._pids())
+            self._seen = alive
+            fresh = {pid: now for pid, now in alive.items() if reached.get(pid) != now.started}
+            if not fresh:
+                return
+            for pid, now in fresh.items():
+                _signal(pid, now.started, number)
+                reached[pid] = now.started
+
     def _spent(self, alive: dict[int, Life]) -> float:
         # Two lower bounds. A parent that ignores SIGCHLD is never handed its children's times, so
         # the last look at the dead must be kept; what lived and died between two looks is only in
@@ -134,6 +152,18 @@ class TreeWatch:
                     found.add(child)
                     waiting.append(child)
         return found
+
+
+def _signal(pid: int, started: int, number: int) -> None:
+    """To this very process, and to none that has its number by now."""
+    with suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            now = life(pid)
+            if now is not None and now.started == started:
+                signal.pidfd_send_signal(handle, number)
+        finally:
+            os.close(handle)
 
 
 def _alive(pids: Iterable[int]) -> dict[int, Life]:

@@ -3,21 +3,32 @@ Values to bytes and back: what goes in with a task, what comes out of a sandbox.
 
 What comes out is JSON written by a stranger. It is refused rather than repaired: no NaN, no
 depth that would overflow a stack of ours, never pickle.
+
+An answer of a remote function is such a document as well, with what JSON cannot say told apart from
+it: parts by their paths, and buffers behind it for arrays and bytes.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, PrivateAttr, model_validator
 from pydantic_core import from_json
 
 from saggar.errors import InvalidTask
 from saggar.model.value import Value
 
 JSON: Final = "application/json"
+CALL: Final = "application/vnd.saggar.call"
+"""A pickle and its buffers: written by a caller, and read inside only."""
+ANSWER: Final = "application/vnd.saggar.answer"
+LONGEST: Final = 32 << 20
+"""Bytes of an answer's document: it is parsed, and kept, by us. Buffers may be longer."""
+ALIKE: Final = 16
+"""Keys of one hash: as many as happen by chance, and too few to make a lookup slow."""
 DEEPEST: Final = 64
 """How deep a value from a guest may nest: every later walk over it may then recurse."""
 
@@ -65,20 +76,186 @@ class Payload(Value):
         return self.media_type is None
 
 
+class Large(Payload):
+    """A payload with buffers that are not copied into it: they go through shared memory."""
+
+    _beside: tuple[memoryview, ...] = PrivateAttr(default=())
+
+    @classmethod
+    def of(cls, data: bytes, buffers: Sequence[memoryview]) -> Self:
+        """A call of `data`, with these buffers beside it."""
+        made = cls(media_type=CALL, data=data)
+        made._beside = tuple(buffers)
+        return made
+
+    @property
+    def beside(self) -> tuple[memoryview, ...]:
+        """The buffers, in their order."""
+        return self._beside
+
+    def whole(self) -> Payload:
+        """The same as one piece, which can be kept and sent on."""
+        return Payload(media_type=CALL, data=b"".join([self.data, *self._beside]))
+
+
+class Answer(Value):
+    """What a remote function came to: its document, and the bytes that the parts of it name."""
+
+    document: Any
+    data: bytes = b""
+    _memory: memoryview | None = PrivateAttr(default=None)
+
+    @staticmethod
+    def opened(said: bytes, memory: memoryview | None) -> "Answer":
+        """ValueError if it is none."""
+        length = int.from_bytes(said[:4], "little")
+        if length > min(LONGEST, len(said) - 4):
+            raise ValueError(f"an answer's document has up to {LONGEST:,} bytes, found {length:,}")
+        document = decode_value(said[4 : 4 + length], JSON)
+        if not isinstance(document, dict):
+            raise ValueError("an answer is a JSON object")
+        made = Answer.model_construct(document=document, data=said[4 + length :])
+        made._memory = memory  # noqa: SLF001 - our own
+        return made
+
+    @property
+    def buffers(self) -> memoryview:
+        """What the parts name places of. Ours alone, and may be written to."""
+        return self._memory if self._memory is not None else memoryview(bytearray(self.data))
+
+    def value(self) -> Any:
+        """
+        The value, made of a guest's words: of Python's own types and of numpy's arrays only.
+
+        Raises:
+            ValueError: The words make no sense.
+        """
+        value, parts = self.document.get("value"), self.document.get("parts")
+        if parts is None:
+            return value
+        if not isinstance(parts, list):
+            raise ValueError("the parts of an answer are a list")
+        root, buffers = [value], self.buffers
+        for part in parts:
+            match part:
+                case [list(path), str(kind), *said] if kind in _MAKERS:
+                    holder, key = _place(root, path)
+                    try:
+                        holder[key] = _MAKERS[kind](holder[key], buffers, said)
+                    except (TypeError, OverflowError) as exc:
+                        raise ValueError(f"no {kind} can be made of that: {exc}") from None
+                case _:
+                    raise ValueError(f"no part of an answer: {part!r:.80}")
+        return root[0]
+
+
+def _place(root: list[Any], path: list[Any]) -> tuple[Any, Any]:
+    """What holds the value at a path, and under which key."""
+    holder: Any = root
+    key: Any = 0
+    for step in path:
+        holder, key = holder[key], step
+        known = (isinstance(holder, list) and type(step) is int and 0 <= step < len(holder)) or (
+            isinstance(holder, dict) and isinstance(step, str) and step in holder
+        )
+        if not known:
+            raise ValueError(f"an answer's part is at no place of it: {path!r:.80}")
+    return holder, key
+
+
+def _slice(buffers: memoryview, said: Sequence[Any]) -> memoryview:
+    match said:
+        case [int(offset), int(size)] if 0 <= offset <= offset + size <= buffers.nbytes:
+            return buffers[offset : offset + size]
+    raise ValueError(f"an answer's bytes are at no place of it: {said!r:.80}")
+
+
+def _bytes(_: Any, buffers: memoryview, said: Sequence[Any]) -> bytes:
+    return bytes(_slice(buffers, said))
+
+
+_DTYPE: Final = re.compile(r"[<>|=]?[biufcSU][0-9]{1,9}|[<>]?[mM]8(\[[0-9]{0,9}[A-Za-z]{1,2}\])?")
+
+
+def _array(_: Any, buffers: memoryview, said: Sequence[Any]) -> Any:
+    """An array over its bytes, none of which are copied."""
+    match said:
+        case [str(kind), list(shape), offset, size] if _DTYPE.fullmatch(kind):
+            import numpy as np  # where a caller expects arrays it is there
+
+            dtype, flat = np.dtype(kind), _slice(buffers, (offset, size))
+            if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 32:
+                raise ValueError(f"no shape of an array: {shape!r:.80}")
+            if math.prod(shape) * dtype.itemsize != flat.nbytes:
+                raise ValueError(f"an array of {shape!r:.80} does not have {flat.nbytes} bytes")
+            if not flat.nbytes:
+                return np.empty(shape, dtype)
+            return np.frombuffer(flat, dtype).reshape(shape)
+    raise ValueError(f"no array: {said!r:.80}")
+
+
+def _number(kind: Callable[[str], Any]) -> Callable[[Any, memoryview, Sequence[Any]], Any]:
+    def made(_: Any, _buffers: memoryview, said: Sequence[Any]) -> Any:
+        match said:
+            case [str(text)] if len(text) < 100:
+                return kind(text)
+        raise ValueError(f"no {kind.__name__}: {said!r:.80}")
+
+    return made
+
+
+def _holder(kind: Callable[[Any], Any]) -> Callable[[Any, memoryview, Sequence[Any]], Any]:
+    def made(items: Any, _: memoryview, _said: Sequence[Any]) -> Any:
+        if not isinstance(items, list):
+            raise ValueError("its items are no list")
+        if kind is dict:
+            if not all(isinstance(pair, list) and len(pair) == 2 for pair in items):
+                raise ValueError("its items are no pairs")
+            _refuse_collisions([pair[0] for pair in items])
+        elif kind is not tuple:
+            _refuse_collisions(items)
+        return kind(items)
+
+    return made
+
+
+def _refuse_collisions(keys: Sequence[Any]) -> None:
+    """Numbers that were chosen to have one hash would make what is built of them take hours."""
+    counted = Counter(map(hash, keys)).most_common(1)
+    if counted and counted[0][1] > ALIKE and len(set(map(repr, keys))) > ALIKE:
+        raise ValueError("too many of its keys have the same hash")
+
+
+_MAKERS: Final = {
+    "array": _array,
+    "bytes": _bytes,
+    "tuple": _holder(tuple),
+    "set": _holder(set),
+    "frozenset": _holder(frozenset),
+    "dict": _holder(dict),
+    "float": _number(float),
+    "complex": _number(complex),
+}
+
+
 def encode_input(obj: object) -> Payload:
     """`obj` as what a task carries; InvalidTask says where in it something has no JSON form."""
     return obj if isinstance(obj, Payload) else Payload.json(obj)
 
 
-def decode_value(data: bytes, media_type: str | None) -> Any:
+def decode_value(data: bytes, media_type: str | None, memory: memoryview | None = None) -> Any:
     """
     The value that a guest wrote, of a size that the caller has already capped.
+
+    `memory` is what came beside it, for what has a form with buffers.
 
     Raises:
         ValueError: It is not JSON, nests too deep, or holds what JSON has no form for.
     """
     if media_type is None:
         return None
+    if media_type == ANSWER:
+        return Answer.opened(data, memory)
     if media_type != JSON:
         raise ValueError(f"no codec for media type {media_type!r:.60}; there are: {JSON}")
     if data.count(b"[") + data.count(b"{") > MOST and _containers_in(data) > MOST:

@@ -23,6 +23,14 @@ _REFERENCE: Final = re.compile(
     rf"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
+# As Debian's policy has them; a version or an architecture may follow.
+_SYSTEM_PACKAGE: Final = re.compile(
+    r"[a-z0-9][a-z0-9+.-]*[a-z0-9+](?::[a-z0-9-]*[a-z0-9])?(?:=[0-9][A-Za-z0-9.+~:-]*)?"
+)
+_MODEL_PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+_MODEL: Final = re.compile(
+    rf"{_MODEL_PART}(?:/{_MODEL_PART})?(?:@[A-Za-z0-9_][A-Za-z0-9_./+-]{{0,254}})?"
+)
 _REMOTE: Final = ("https://", "git+https://")
 # An installer prefers a file of such a name to the package.
 _ARCHIVES: Final = (".whl", ".zip", ".gz", ".bz2", ".xz", ".zst", ".tar", ".tgz")
@@ -51,6 +59,22 @@ def _package(requirement: str) -> str:
     if found["at"] and not found["url"].startswith(_REMOTE):
         raise ValueError(f"a package comes from an index or an https URL only: {requirement!r:.80}")
     return requirement
+
+
+def _system_package(package: str) -> str:
+    """The name of a package of Debian's: nothing that apt takes for an option, a file or a wish."""
+    package = printable(package.strip(), "a system package")
+    if len(package) > 200 or not _SYSTEM_PACKAGE.fullmatch(package):
+        raise ValueError(f"wanted a system package such as 'ffmpeg', found {package!r:.80}")
+    return package
+
+
+def _model(model: str) -> str:
+    """A model as the hub names it; a name becomes a folder, so it must stay one."""
+    name = model.partition("@")[0]
+    if not _MODEL.fullmatch(model) or ".." in model or "--" in name or model.endswith("/"):
+        raise ValueError(f"wanted a model such as 'org/name' or 'org/name@v1', found {model!r:.80}")
+    return model
 
 
 def _module(name: str) -> str:
@@ -96,6 +120,10 @@ class Environment(Value):
 
     packages: tuple[Annotated[str, AfterValidator(_package)], ...] = ()
     """Requirements, installed once into a layer of their own."""
+    system_packages: tuple[Annotated[str, AfterValidator(_system_package)], ...] = ()
+    """Packages of the host's distribution, unpacked into a layer; those it has are left out."""
+    models: tuple[Annotated[str, AfterValidator(_model)], ...] = ()
+    """Models of the hub, "org/name" or "org/name@revision", fetched before the program runs."""
     preload: tuple[Annotated[str, AfterValidator(_module)], ...] = ()
     """Modules that are imported before the program arrives."""
     python: Annotated[str, AfterValidator(_python)] | None = None

@@ -6,11 +6,12 @@ Streaming, logs, metrics and notebooks all read this one stream.
 
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from saggar.errors import SandboxBroken
+from saggar.model.codec import decode_value
 from saggar.model.result import Display, Outcome, Result
 from saggar.model.value import Value
 
@@ -37,13 +38,42 @@ class Displayed(Value):
     display: Display
 
 
+class Cleared(Value):
+    """What was shown so far is to go; with `wait`, when the next thing comes."""
+
+    kind: Literal["cleared"] = "cleared"
+    wait: bool = False
+
+
+class Yielded(Value):
+    """One of the values that a streaming function gives, before its end."""
+
+    kind: Literal["yielded"] = "yielded"
+    data: bytes = b""
+    media_type: str = ""
+    _memory: memoryview | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of(cls, data: bytes, media_type: str, memory: memoryview | None) -> Self:
+        """One that has not been looked at yet; `memory` is what came beside it."""
+        made = cls(data=data, media_type=media_type)
+        made._memory = memory
+        return made
+
+    def value(self) -> Any:
+        """What was given. ValueError if it is nothing that can be read."""
+        return decode_value(self.data, self.media_type, self._memory)
+
+
 class Finished(Outcome):
     """The last event: everything of a result that is not a stream."""
 
     kind: Literal["finished"] = "finished"
 
 
-Event = Annotated[Started | Output | Displayed | Finished, Field(discriminator="kind")]
+Event = Annotated[
+    Started | Output | Displayed | Cleared | Yielded | Finished, Field(discriminator="kind")
+]
 """One thing that happened, told apart by `kind`."""
 
 

@@ -1,6 +1,7 @@
 """What languages, environments and drivers tell each other: plans, layers, capabilities."""
 
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,11 @@ class Plan(Value):
     stdin: bytes | None = None
     """The request. None: what the task has."""
     guest: Mapping[str, Any] = {}
-    """What the guest's runner is told; JSON."""
+    """What the guest's runner is told; JSON, and bytes for a body of ours."""
+    preload: tuple[str, ...] = ()
+    """Modules of ours that the sandbox's server has imported already."""
+    largest: int = 0
+    """Bytes that one value may have. 0: what the output may have."""
 
 
 class Layer(Value):
@@ -68,6 +73,32 @@ class Layer(Value):
     """Where it appears inside."""
     python_path: bool = False
     """Whether Python looks for modules in it."""
+    search: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """
+    Variables that list folders of it, before what they list without it: PATH and the like. A
+    folder that does not start at the root is inside the layer; "" is the layer itself.
+    """
+    system: bool = False
+    """Whether its `usr` and `etc` are also seen where the system's are, where walls can do that."""
+    env: tuple[tuple[str, str], ...] = ()
+    """Variables that every program finds, unless its task says otherwise."""
+    any_python: bool = False
+    """Whether nothing in it was compiled for one version of Python."""
+
+
+def around(
+    variables: Mapping[str, str], layers: Sequence[Layer], *, inside: bool = True
+) -> dict[str, str]:
+    """These variables and those of the layers: at their targets inside, or where they lie."""
+    found = dict(variables)
+    for layer in layers:
+        found |= dict(layer.env)
+        root = layer.target if inside else layer.path
+        for name, folders in layer.search:
+            listed = [posixpath.join(root, folder).rstrip("/") for folder in folders]
+            before = [found[name]] if found.get(name) else []
+            found[name] = ":".join(dict.fromkeys([*listed, *before]))
+    return found
 
 
 class Support(Value):

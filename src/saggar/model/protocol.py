@@ -6,6 +6,7 @@ of its bytes; nothing of it is repaired.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ LARGEST: Final = 4 << 20
 """Bytes of one answer, unless the caller says otherwise: it is parsed, and kept, by us."""
 LONGEST: Final = 1 << 16
 """Characters of one text in an error that a program reports."""
+
+_TRAILING: Final = re.compile(r"trailing characters at line (\d+) column (\d+)$")
+"""What the parser says of a document behind which there is more: where that begins."""
 
 INVALID: Final = "InvalidAnswer"
 TOO_LARGE: Final = "OUTPUT_TOO_LARGE"
@@ -105,19 +109,23 @@ def _writable(text: str) -> str:
 
 def _why_not(stdout: bytes, problem: str) -> str:
     """What follows a whole document is told apart from what was never one."""
-    text = stdout.decode(errors="replace")
-    try:
-        _, end = json.JSONDecoder().raw_decode(text.lstrip(" \t\r\n"))
-        rest = text.lstrip(" \t\r\n")[end:].lstrip(" \t\r\n")
-    except (ValueError, RecursionError):
-        return problem.replace("the value", "the answer", 1)
-    if not rest:  # whole, but it nests too deep, or holds what JSON has no form for
+    found = _TRAILING.search(problem)
+    if found is None:
         return problem.replace("the value", "the answer", 1)
     try:
-        json.JSONDecoder().raw_decode(rest)
-    except (ValueError, RecursionError):
-        return "something follows the answer"
+        decode_value(_from(stdout, *map(int, found.groups())), JSON)
+    except ValueError as exc:
+        if not _TRAILING.search(str(exc)):
+            return "something follows the answer"
     return "there are two answers"
+
+
+def _from(text: bytes, line: int, column: int) -> bytes:
+    """What begins there; both are counted from one, a column in bytes."""
+    start = 0
+    for _ in range(line - 1):
+        start = text.index(b"\n", start) + 1
+    return text[start + column - 1 :]
 
 
 def _misfit(document: object) -> str:

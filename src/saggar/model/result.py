@@ -8,7 +8,7 @@ error and file contents are the guest's own words, which may be lies.
 import base64
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field, computed_field, model_validator
 
@@ -45,6 +45,12 @@ class Display(Value):
 
     data: Mapping[str, str]
     metadata: Mapping[str, Any] = {}
+    role: Literal["display", "result"] = "display"
+    """`result`: the value of a cell's last expression."""
+    id: str | None = None
+    """The name under which a later display may replace this one."""
+    update: bool = False
+    """Whether it replaces what was shown under its id."""
 
 
 class Usage(Value):
@@ -84,6 +90,13 @@ class Outcome(Value):
     usage: Usage = Usage.model_construct()
     isolation: str
     """The rung that really held."""
+    execution_count: int | None = None
+    """Which execution of its session it was; None outside one."""
+    session_reset: bool = False
+    """
+    Whether what its session remembered is lost: the interpreter ended in this run, or before it
+    while nothing ran. The next run has a fresh one.
+    """
 
 
 def _is_none(value: object) -> bool:

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 
 from saggar.errors import InvalidTask
 from saggar.model.codec import encode_input
+from saggar.model.expansion import REFERENCES, Expansion, compiled_at_once
 
 LARGEST: Final = 1 << 20
 """Bytes of one schema, as JSON."""
@@ -31,7 +32,13 @@ MANY: Final = 1_000
 LONGEST: Final = 300
 """Characters of one violation: a validator's message quotes what it found, however large."""
 
-_REFERENCES: Final = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+EXPANDED: Final = 10_000
+"""How often a schema may apply its parts to one value when its references are followed."""
+EXPLAINED: Final = 20_000
+"""The same for a whole value of which it is to be said what is wrong: nothing is left out then."""
+UNEXPLAINED: Final = "not allowed, in more ways than could be looked at to say where"
+
+_REFERENCES: Final = frozenset(REFERENCES)
 
 Source: TypeAlias = Mapping[str, Any] | bool | bytes | str | PathLike[str]
 """A schema as it is given: itself, its JSON text as bytes, or the path of its file."""
@@ -45,16 +52,15 @@ class Schema:
         # 'at /1: "x" is not of type "number"'
     """
 
-    __slots__ = ("_find", "_validate", "document", "is_valid")
+    __slots__ = ("_expansion", "_find", "_validate", "document", "is_valid")
 
     is_valid: Callable[[object], bool]
     """Whether a value keeps to it. ValueError for a value that has no JSON form."""
 
-    def __init__(self, document: Any, validator: Any) -> None:
+    def __init__(self, document: Any, validator: Any, expansion: Expansion | None) -> None:
         self.document = document
-        self.is_valid = (
-            partial(_shallow, validator.is_valid) if _refers(document) else validator.is_valid
-        )
+        self._expansion = expansion
+        self.is_valid = partial(_shallow, validator.is_valid) if expansion else validator.is_valid
         self._find = validator.iter_errors
         self._validate = validator.validate
 
@@ -90,6 +96,9 @@ class Schema:
             # The validator takes NaN for null, and says of a cycle that it is deep.
             if problem := _formless(value):
                 return problem
+            # What is wrong it looks for everywhere, and remembers nothing of what it has seen.
+            if self._expansion and self._expansion.visits(value, EXPLAINED) > EXPLAINED:
+                return UNEXPLAINED
             # It makes all of them before it gives the first: a large value is asked for one.
             if not _is_small(value):
                 return self._first(value)
@@ -195,11 +204,37 @@ def _compiled(text: str, formats: bool) -> Schema:  # noqa: FBT001 - a cache has
         )
     if _depth(document) > DEEPEST:
         raise InvalidTask(f"schema: nests deeper than {DEEPEST}")
+    return (
+        _followed(document, formats)
+        if _refers(document)
+        else Schema(document, _validator(document, formats), None)
+    )
+
+
+def _followed(document: Any, formats: bool) -> Schema:  # noqa: FBT001 - as above
+    """One with references: what they come to is counted before anybody follows them."""
+    expansion = Expansion(document)
+    if excess := expansion.excess(EXPANDED):
+        where = f"at {excess.where}: " if excess.where else ""
+        raise InvalidTask(
+            f"schema: {where}its references apply {excess.times:,} schemas to one value,"
+            f" more than the {EXPANDED:,} allowed"
+        )
+    if expansion.unfollowed:
+        # The validator says why it leads nowhere; where it finds a way, nobody has counted it.
+        _validator(compiled_at_once(document), formats)
+        raise InvalidTask(
+            f"schema: the reference {expansion.unfollowed!r:.100} leads out of it, or is spelled"
+            " in a way that is not followed; give it as a JSON pointer, #/$defs/name"
+        )
+    return Schema(document, _validator(document, formats), expansion)
+
+
+def _validator(document: Any, formats: bool) -> Any:  # noqa: FBT001 - as above
     try:
-        validator = jsonschema_rs.validator_for(document, offline=True, validate_formats=formats)
+        return jsonschema_rs.validator_for(document, offline=True, validate_formats=formats)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as exc:
         raise InvalidTask(f"schema: {_reason(exc)}") from None
-    return Schema(document, validator)
 
 
 def _depth(document: object) -> int:

@@ -104,11 +104,11 @@ class Task(Value):
         said = {
             "program": program,
             "input": None if input is None else encode_input(input),
-            "args": _texts(args),
+            "args": _texts("args", args),
             "env": env,
-            "secrets": _texts(secrets),
+            "secrets": _texts("secrets", secrets),
             "files": _files(files),
-            "collect": _texts(collect),
+            "collect": _texts("collect", collect),
             "stdin": stdin,
             "want_value": want_value,
         }
@@ -141,10 +141,11 @@ def _weight(code: Code) -> int:
 
 def _refuse_clashes(paths: list[str]) -> None:
     """Two files of one path, or a file where another one needs a folder."""
-    seen = set(paths)
-    if len(seen) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise ValueError(f"two files have the path {twice!r}")
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise ValueError(f"two files have the path {path!r}")
+        seen.add(path)
     for path in paths:
         parts = path.split("/")
         for depth in range(1, len(parts)):
@@ -165,6 +166,11 @@ def _files(files: Mapping[str, Any] | Iterable[File]) -> tuple[File, ...]:
     return found
 
 
-def _texts(texts: str | Iterable[str]) -> tuple[str, ...]:
+def _texts(field: str, texts: str | Iterable[str]) -> tuple[str, ...]:
     """A lone string is one text, not as many as it has characters."""
-    return (texts,) if isinstance(texts, str) else tuple(texts)
+    if isinstance(texts, str):
+        return (texts,)
+    try:
+        return tuple(texts)
+    except TypeError:
+        raise InvalidTask(f"task.{field}: wanted texts, found {texts!r:.60}") from None

@@ -21,6 +21,8 @@ PLAIN: dict[str, Any] = {
     "files": (),
     "rlimits": (),
     "largest": 1024,
+    "body": None,
+    "stays": False,
 }
 # A program may be read from a file that is not UTF-8: its odd bytes travel as surrogates.
 TEXT = st.text(st.characters(codec=None))

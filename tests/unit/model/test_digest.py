@@ -7,13 +7,14 @@ import pytest
 from saggar.model import Environment, Pickled, Policy, Program, Task, digest
 from saggar.model.digest import canonical
 
-KNOWN = "sha256:d4385a1dcd614ec7b95e61fa82b3dca447ca1fa95e106e1b3f37ac2a124b4c9d"
+KNOWN = "sha256:b18379312e82f6df2466995cc99a9e113dfbfed1fd1b5b4bcfef944ffa5f8f23"
 
 
 def test_canonical_json_has_sorted_keys_and_no_white_space():
     expected = (
-        '{"host_packages":false,"image":null,"mounts":[],"packages":["é"],'
-        '"preload":[],"python":null,"root":null,"user":1000,"workdir":null,"writable_root":false}'
+        '{"host_packages":false,"image":null,"models":[],"mounts":[],"packages":["é"],'
+        '"preload":[],"python":null,"root":null,"system_packages":[],"user":1000,'
+        '"workdir":null,"writable_root":false}'
     )
 
     assert expected.encode() == canonical(Environment.model_construct(packages=("é",)))

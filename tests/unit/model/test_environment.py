@@ -115,3 +115,29 @@ def test_an_image_is_named_as_engines_name_it(image):
 def test_what_an_engine_would_not_take_for_an_image_is_refused(image):
     with pytest.raises(InvalidTask, match="wanted an image such as"):
         Environment(image=image)
+
+
+@pytest.mark.parametrize("package", ["ffmpeg", "g++", "libstdc++6", "libc6:i386", "jq=1.6-2.1+b1"])
+def test_a_system_package_is_named_as_debian_does(package):
+    assert (package,) == Environment(system_packages=(package,)).system_packages
+
+
+@pytest.mark.parametrize(
+    "package", ["", "-o=Dir::Etc=/x", "a b", "ffmpeg-", "./x.deb", "/x", "task^", "x/sid", "X", "*"]
+)
+def test_what_apt_takes_for_something_else_is_no_system_package(package):
+    with pytest.raises(InvalidTask, match="system_packages"):
+        Environment(system_packages=(package,))
+
+
+@pytest.mark.parametrize("model", ["gpt2", "org/name", "org/name@v1.0", "org/name@refs/pr/1"])
+def test_a_model_is_named_as_on_the_hub(model):
+    assert (model,) == Environment(models=(model,)).models
+
+
+@pytest.mark.parametrize(
+    "model", ["", "a/b/c", "../x", "a..b", "-x", "a--b", "a/b@", "a@../x", "a@x/", "a b", "a/b\n"]
+)
+def test_what_could_be_a_path_is_no_model(model):
+    with pytest.raises(InvalidTask, match="models"):
+        Environment(models=(model,))

@@ -1,4 +1,5 @@
 from saggar.model import Capabilities, Layer, Network, Plan, Support, WarmKey
+from saggar.model.plan import around
 
 HERE = Capabilities(
     driver="jail",
@@ -40,3 +41,22 @@ def test_plans_and_layers_come_back_from_json_as_they_were():
 
     assert plan == Plan.model_validate_json(plan.model_dump_json())
     assert layer == Layer.model_validate_json(layer.model_dump_json())
+
+
+def test_layers_say_where_programs_look_before_they_look_elsewhere():
+    layer = Layer(
+        path="/cache/x",
+        target="/opt/x",
+        search=(("PATH", ("usr/bin", "/usr/bin")), ("HF_HOME", ("",))),
+        env=(("OFFLINE", "1"),),
+    )
+    variables = {"PATH": "/bin", "HOME": "/work"}
+
+    assert {
+        "PATH": "/opt/x/usr/bin:/usr/bin:/bin",
+        "HOME": "/work",
+        "HF_HOME": "/opt/x",
+        "OFFLINE": "1",
+    } == around(variables, [layer])
+    assert "/cache/x/usr/bin:/usr/bin:/bin" == around(variables, [layer], inside=False)["PATH"]
+    assert {"PATH": "/bin", "HOME": "/work"} == variables == around(variables, [])

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import pytest
 
 from saggar.errors import InvalidTask
-from saggar.model.schema import DEEPEST, FOLLOWED, LARGEST, Schema, pointer
+from saggar.model.schema import DEEPEST, FOLLOWED, LARGEST, UNEXPLAINED, Schema, pointer
 
 SUITE = Path(__file__).parent / "json-schema-suite"
 DRAFTS = {
@@ -213,6 +213,114 @@ def test_a_reference_within_the_schema_is_followed():
     tree = Schema.of({"$defs": {"t": {"items": {"$ref": "#/$defs/t"}}}, "$ref": "#/$defs/t"})
 
     assert tree.is_valid([[[]]])
+
+
+def doubling(steps, apply, last):
+    """Each definition refers to the next one twice."""
+    further = ({"$ref": f"#/$defs/a{step + 1}"} for step in range(steps))
+    defs = {f"a{step}": apply(each) for step, each in enumerate(further)}
+    return {"$defs": {**defs, f"a{steps}": last}, "$ref": "#/$defs/a0"}
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda ref: {"allOf": [ref, ref]},
+        lambda ref: {"anyOf": [{"not": ref}, {"type": "string", **ref}]},
+        lambda ref: {"if": ref, "then": ref},
+        lambda ref: {"allOf": [{"items": ref}, {"items": ref}]},
+        lambda ref: {"items": ref, "contains": ref},
+        lambda ref: {"properties": {"a": ref}, "patternProperties": {"a": ref}},
+        lambda ref: {"dependentSchemas": {"a": ref, "b": ref}},
+        lambda ref: {"oneOf": [ref, ref], "unevaluatedProperties": False},
+    ],
+)
+def test_references_that_double_are_refused_where_they_come_to_too_much(apply):
+    """Two to the power of sixty: compiled, or asked about a number, it would never come back."""
+    with pytest.raises(InvalidTask, match=r"at /\$defs/a\d\d.*: its references apply [\d,]+ sch"):
+        Schema.of(doubling(60, apply, {"type": "number"}))
+
+
+def test_references_that_double_a_few_times_are_followed():
+    for apply in (lambda ref: {"anyOf": [ref, ref]}, lambda ref: {"oneOf": [ref, False]}):
+        schema = Schema.of(doubling(10, apply, {"type": "number"}))
+
+        assert schema.is_valid(1)
+        assert schema.problem("x") is not None
+
+
+def test_what_is_gathered_again_and_again_is_counted_as_often():
+    """Little in itself, it is compiled anew for everybody who looks back at it."""
+    far = doubling(7, lambda ref: {"anyOf": [ref, ref]}, {"type": "number"})
+    gathering = {"unevaluatedProperties": False, "$ref": "#/$defs/a0"}
+    far["$defs"] |= {f"b{n}": gathering for n in range(100)}
+    far["properties"] = {f"p{n}": {"$ref": f"#/$defs/b{n}"} for n in range(100)}
+
+    with pytest.raises(InvalidTask, match=r"schema: its references apply \d\d,\d\d\d"):
+        Schema.of(far)
+
+
+def test_a_chain_of_references_is_no_multiplication():
+    links = {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(5_000)}
+    schema = Schema.of({"$defs": {**links, "a5000": {"type": "number"}}, "$ref": "#/$defs/a0"})
+
+    assert schema.is_valid(1)
+    assert not schema.is_valid("x")
+
+
+def test_a_reference_that_is_spelled_another_way_is_counted_all_the_same():
+    def named(step):
+        return {"$id": f"http://x.test/a/{step}.json", "anyOf": [odd(step + 1), odd(step + 1)]}
+
+    def odd(step):
+        return {"$ref": f"../a/./%{ord(str(step)[0]):x}{str(step)[1:]}.json"}
+
+    defs = {str(step): named(step) for step in range(40)}
+    last = {"$id": "http://x.test/a/40.json", "type": "number"}
+
+    with pytest.raises(InvalidTask, match="its references apply"):
+        Schema.of({"$defs": {**defs, "40": last}, "$ref": "http://x.test/a/0.json"})
+
+
+BINARY = {
+    "$defs": {
+        "tree": {
+            "anyOf": [
+                {"type": "number"},
+                *(
+                    {
+                        "type": "object",
+                        "properties": {"kind": {"const": kind}, "of": {"$ref": "#/$defs/tree"}},
+                        "required": ["kind", "of"],
+                    }
+                    for kind in ("minus", "plus", "root")
+                ),
+            ]
+        }
+    },
+    "$ref": "#/$defs/tree",
+}
+"""A union that holds itself, as a language's expressions do."""
+
+
+def within(depth, value):
+    for _ in range(depth):
+        value = {"kind": "root", "of": value}
+    return value
+
+
+def test_a_union_that_holds_itself_is_checked_however_deep():
+    schema = Schema.of(BINARY)
+
+    assert schema.problem(within(100, 1)) is None
+    assert not schema.is_valid(within(100, "x"))
+
+
+def test_what_is_wrong_with_a_deep_one_is_told_while_there_are_few_ways():
+    schema = Schema.of(BINARY)
+
+    assert "under any of" in str(schema.problem(within(3, "x")))
+    assert UNEXPLAINED == schema.problem(within(100, "x"))
 
 
 def test_formats_are_rules_only_where_asked_for():

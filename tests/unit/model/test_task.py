@@ -1,4 +1,6 @@
 from pathlib import Path
+from time import process_time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 
 from saggar.errors import InvalidTask
 from saggar.model import LARGEST_TASK, Environment, File, Payload, Program, Task
+from saggar.model.task import _refuse_clashes
 
 NAMES = st.from_regex(r"[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,2}", fullmatch=True)
 FILES = st.lists(st.builds(File, path=NAMES, content=st.binary(max_size=16)), max_size=3)
@@ -127,3 +130,20 @@ def test_a_task_heavier_than_the_cap_is_refused_with_the_way_out():
 def test_a_character_of_code_weighs_what_its_bytes_do():
     with pytest.raises(InvalidTask, match="weigh"):
         Task.of("é" * (LARGEST_TASK // 2 + 1))
+
+
+@pytest.mark.parametrize("field", ["args", "secrets", "collect"])
+def test_what_is_no_list_of_texts_is_refused_by_name(field):
+    options: dict[str, Any] = {field: 3}
+    with pytest.raises(InvalidTask, match=rf"^task\.{field}: wanted texts, found 3"):
+        Task.of("pass", **options)
+
+
+def test_twenty_thousand_files_are_looked_through_once():
+    """The double one at the end: whoever counted each name anew would look 400 million times."""
+    paths = [f"folder/{number}" for number in range(20_000)]
+    before = process_time()
+    with pytest.raises(ValueError, match="two files have the path 'folder/19999'"):
+        _refuse_clashes([*paths, paths[-1]])
+
+    assert 1.0 > process_time() - before

@@ -24,6 +24,10 @@ MOST_MOUNTS = 200
 Mounts = Sequence[tuple[str, str, bool]]
 
 
+class Unconfined(SandboxBroken):
+    """A child that could not put up, inside, the walls that it was told to."""
+
+
 def check(mounts: Mounts) -> None:
     """InvalidTask unless every source is there, by a path without a link in it."""
     if len(mounts) > MOST_MOUNTS:
@@ -57,6 +61,7 @@ def hear(
 
     Raises:
         SandboxBroken: None stands, or what was sent is not what it should be.
+        Unconfined: It says that a wall of its own is refused where it is.
     """
     count = DESCRIPTORS + len(mounts)
     data, ancillary, _, _ = control.recvmsg(ctl.MAX_RECORD, socket.CMSG_SPACE(4 * (count + 1)))
@@ -68,6 +73,8 @@ def hear(
         record = ctl.unpack(data) if len(data) >= ctl.RECORD.size else None
         if record is None:
             raise SandboxBroken("the container ended before its child stood")
+        if record.text.startswith(f"{Unconfined.__name__}: ") and record.kind == ctl.FAILED:
+            raise Unconfined(record.text)
         if record.kind != ctl.PARKED or len(descriptors) != count:
             raise SandboxBroken(record.text or "this process has no descriptors left for a child's")
         vouch(control, *descriptors[DESCRIPTORS - 2 : DESCRIPTORS])

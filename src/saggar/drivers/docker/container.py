@@ -5,6 +5,7 @@ Host and pid 1 speak over the socket that pid 1 came in by. Whoever holds its ot
 container: when ours closes, pid 1 ends, and with pid 1 everything.
 """
 
+import errno
 import math
 import os
 import resource
@@ -18,10 +19,11 @@ from contextlib import suppress
 import anyio
 
 from saggar.boundary import control as ctl
-from saggar.drivers.base import Exit, Reading
+from saggar.drivers.base import Exit, Reading, space_of
 from saggar.drivers.docker.arrival import number_of
 from saggar.drivers.docker.meter import Meter
 from saggar.drivers.docker.spec import WORK
+from saggar.drivers.treewatch import TreeWatch
 from saggar.model.limits import Limits
 
 TELLING = 1.0
@@ -133,6 +135,24 @@ class ContainerProcess:
         """Whether the writable space has no free block or inode left."""
         space = os.fstatvfs(self.work)
         return not space.f_bavail or not space.f_favail
+
+    def space(self) -> tuple[int | None, int | None]:
+        """Bytes and inodes used of the writable space."""
+        return space_of(self.work)
+
+    def pause(self) -> None:
+        """Stop every process of it where it is, but pid 1. OSError if its number is not known."""
+        self._tree(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._tree(signal.SIGCONT)
+
+    def _tree(self, number: int) -> None:
+        first = pid_of(self.exited)
+        if not first:
+            raise OSError(errno.ESRCH, "the container's processes have no numbers here")
+        TreeWatch([first], adopters=[pid_of(self._init)]).signal(number)
 
     async def end(self) -> None:
         """Until pid 1 tells that everybody else is dead, or is dead itself."""

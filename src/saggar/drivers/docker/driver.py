@@ -3,13 +3,14 @@
 import os
 import platform
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import anyio
 
 from saggar.config import Settings, cache_dir, runtime_dir
 from saggar.drivers.docker import arrival, owners
-from saggar.drivers.docker.confinement import confinement
+from saggar.drivers.docker.arrival import Unconfined
+from saggar.drivers.docker.confinement import Landlocked, confinement
 from saggar.drivers.docker.engine import Engine, Image, address
 from saggar.drivers.docker.interior import Interior, interior, refuse_strangers
 from saggar.drivers.docker.nursery import ContainerNursery, Ground, open_nursery
@@ -51,6 +52,7 @@ class DockerDriver:
         self._engine: Engine | None = None
         self._about: Mapping[str, object] = {}
         self._capabilities: Capabilities | None = None
+        self._landlocked: Landlocked | None = None
         self._swept = False
         self._starts: anyio.CapacityLimiter | None = None
 
@@ -78,8 +80,12 @@ class DockerDriver:
             reasons=tuple(reasons),
             recipes=RECIPES,
             warm=self.warm,
-            facts=facts(self._about) if self._about else {},
+            facts=self._facts(),
         )
+
+    def _facts(self) -> dict[str, str]:
+        landlocked = {"landlock": self._landlocked.fact()} if self._landlocked else {}
+        return {**facts(self._about), **landlocked} if self._about else {}
 
     def close(self) -> None:
         """Close what leads to the engine."""
@@ -118,11 +124,16 @@ class DockerDriver:
         promised = self._promises()
         promised.admit(policy)
         runtime = runtime_dir(self._settings)
-        taken = confinement(key)
 
         def ground(modules: int, host: int) -> Ground:
             return Ground(engine, blueprint, promised, runtime, modules, host, taken)
 
+        taken = confinement(key)
+        landlocked = self._landlocked_of()
+        if landlocked.refusal is None:
+            await _try_landlock(landlocked, open_nursery(ground, self._turns()))
+        if landlocked.refusal:
+            taken = {**taken, "landlock": None}
         async with open_nursery(ground, self._turns()) as nursery:
             yield nursery
 
@@ -130,6 +141,12 @@ class DockerDriver:
         if self._engine is None:
             self._engine = Engine(address())
         return self._engine
+
+    def _landlocked_of(self) -> Landlocked:
+        if self._landlocked is None:
+            memory = cache_dir(self._settings) / "engines"
+            self._landlocked = Landlocked(memory, self._about, self._settings.runtime)
+        return self._landlocked
 
     def _turns(self) -> anyio.CapacityLimiter:
         """How many containers may be about to start: an engine takes no more than the cores do."""
@@ -151,7 +168,12 @@ class DockerDriver:
         # Asked for each nursery: a name may stand for another image by now.
         image = engine.image(reference)
         inside = self._interior(engine, image, key)
-        if any(layer.python_path for layer in layers):
+        if any(layer.system for layer in layers):
+            raise InvalidTask(
+                "environment.system_packages are for this machine's own system, and a container has"
+                " its image's; environment.image can name one that has them installed"
+            )
+        if any(layer.python_path and not layer.any_python for layer in layers):
             refuse_strangers(inside.version, find(key.interpreter or None).version, reference)
         self._sweep_once(engine)
         cores = self._about.get("NCPU")
@@ -175,6 +197,19 @@ class DockerDriver:
             self._swept = True
             with suppress(PlatformError):  # whoever wants to know asks for a sweep
                 owners.sweep(engine, runtime_dir(self._settings))
+
+
+async def _try_landlock(
+    landlocked: Landlocked, nursery: AbstractAsyncContextManager[ContainerNursery]
+) -> None:
+    """By a container that is told to have it, and runs nothing."""
+    refusal = ""
+    async with nursery as opened:
+        try:
+            (await opened.park(hurried=True)).release()
+        except Unconfined as exc:
+            refusal = f"refused inside by the engine: {exc}"
+    landlocked.learn(refusal)
 
 
 def _limits(key: WarmKey, policy: Policy) -> Limits:

@@ -11,6 +11,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ LABEL = "saggar.owner"
 """On every container of ours: which process it belongs to."""
 SEEN = "SaggarSeesProcesses"
 """Among what is known of the engine: whether its processes have numbers here."""
+LATE = 600.0
+"""Seconds after which what an engine did not confirm to have made will not come any more."""
 GONE = (404, 409)
 """There is no such container, or its removal is under way."""
 HOW_TO_START = "apt install docker.io; or name one with DOCKER_HOST=unix:///path/to/docker.sock"
@@ -86,6 +89,8 @@ class Engine:
         self._connecting = threading.Lock()
         self._listener = 0
         """The number of the engine's process here; 0 if it has none."""
+        self._unconfirmed: dict[str, float] = {}
+        """Containers that were asked for and never answered for, by name: since when."""
 
     @cached_property
     def _client(self) -> Any:
@@ -168,15 +173,37 @@ class Engine:
         with self._asking() as client:
             from docker.errors import APIError
 
+            self._remove_unconfirmed(client)
+            name = name_for(spec.get("Labels", {}).get(LABEL, "")) + secrets.token_hex(8)
             try:
-                name = name_for(spec.get("Labels", {}).get(LABEL, "")) + secrets.token_hex(8)
-                return str(client.create_container_from_config(spec, name)["Id"])
+                self._unconfirmed[name] = time.monotonic()
+                container = str(client.create_container_from_config(spec, name)["Id"])
+                del self._unconfirmed[name]
+                return container
             except APIError as exc:
+                del self._unconfirmed[name]
                 if exc.is_client_error():  # a limit it does not take, a runtime it does not have
                     raise DriverUnavailable(
                         f"docker cannot make this container: {_said(exc)}"
                     ) from exc
                 raise
+
+    def _remove_unconfirmed(self, client: Any) -> None:
+        """What was made after we had given up: nobody else knows that it is there."""
+        from docker.errors import APIError
+
+        now = time.monotonic()
+        for name, since in list(self._unconfirmed.items()):
+            if now - since < PATIENCE:
+                continue  # somebody may be waiting for it in another thread
+            try:
+                client.remove_container(name, force=True, v=True)
+            except APIError as exc:
+                if exc.response is None or exc.response.status_code not in GONE:
+                    raise
+                if now - since < LATE:
+                    continue
+            self._unconfirmed.pop(name, None)
 
     def start(self, container: str) -> None:
         """Let it run."""
@@ -218,6 +245,7 @@ class Engine:
         each must also be called as we call those of that owner.
         """
         with self._asking() as client:
+            self._remove_unconfirmed(client)
             found = client.containers(all=True, filters={"label": [label]})
         said = ((one["Id"], one["Labels"][label], one.get("Names") or ()) for one in found)
         return {

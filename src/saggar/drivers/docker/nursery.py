@@ -34,6 +34,8 @@ GLANCE = 0.5
 """Seconds between two looks at a container that was started and keeps silent."""
 DYING = 5.0
 """Seconds a container may take to die before the engine is told to remove it."""
+SPARE = 2
+"""Children without a caller that are kept for the next ones; the others are sent off."""
 T = TypeVar("T")
 
 
@@ -87,7 +89,7 @@ class ContainerNursery:
         self._starts = starts
         self._waiters: list[Waiter] = []
         self._spare: list[ContainerProcess] = []
-        """Those whose callers have gone: as good as new."""
+        """Those whose callers have gone: as good as new, and no more than a few."""
         self._coming = 0
 
     def admit(self, policy: Policy) -> None:
@@ -130,11 +132,17 @@ class ContainerNursery:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
         if waiter.process is not None:
-            self._spare.append(waiter.process)
+            self._save(waiter.process)
+
+    def _save(self, process: ContainerProcess) -> None:
+        """Keep one that nobody waits for. Whoever keeps children parked asks here first."""
+        self._spare.append(process)
+        while len(self._spare) > SPARE:
+            self._spare.pop(0).release()
 
     def _hand_out(self, process: ContainerProcess) -> None:
         if not self._waiters:
-            self._spare.append(process)
+            self._save(process)
             return
         waiter = self._waiters.pop(0)
         waiter.process = process

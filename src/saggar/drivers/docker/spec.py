@@ -14,7 +14,7 @@ from saggar.drivers.docker.engine import LABEL, Image
 from saggar.drivers.docker.interior import USUAL_PATH, Interior
 from saggar.drivers.interpreter import OPTIONS, bootstrap
 from saggar.model.limits import Limits
-from saggar.model.plan import Layer, WarmKey
+from saggar.model.plan import Layer, WarmKey, around
 from saggar.model.policy import Network
 
 SPACE = "/tmp"
@@ -66,7 +66,7 @@ class Blueprint:
 
     def environment(self) -> dict[str, str]:
         """What every program finds in its environment, before its task's own variables."""
-        return {
+        variables = {
             "PATH": USUAL_PATH,
             "LANG": "C.UTF-8",
             "TZ": "UTC",
@@ -76,6 +76,7 @@ class Blueprint:
             "LOGNAME": "sandbox",
             "TMPDIR": SPACE,
         }
+        return around(variables, self.layers)
 
     def container(self, door: str) -> dict[str, Any]:
         """One container, with the folder of the host that is its way to us."""

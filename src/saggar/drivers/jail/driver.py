@@ -27,7 +27,7 @@ from saggar.drivers.jail.recipes import RECIPES
 from saggar.drivers.jail.server import ForkServer, running
 from saggar.errors import DriverUnavailable, PlatformError, SandboxBroken
 from saggar.model.limits import Limits
-from saggar.model.plan import Capabilities, Layer, WarmKey
+from saggar.model.plan import Capabilities, Layer, WarmKey, around
 from saggar.model.policy import Network, Policy, Rung
 
 
@@ -221,7 +221,7 @@ class JailDriver:
         site = [(layer.target if inside else layer.path) for layer in layers if layer.python_path]
         found = self._cgroups().supports.items()
         kept = frozenset(name for name, finding in found if finding.enforced)
-        variables = environment_variables(python)
+        variables = around(environment_variables(python), layers, inside=inside)
         return Space(
             rung.value,
             variables,

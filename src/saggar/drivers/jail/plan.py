@@ -7,6 +7,7 @@ Whatever is decided about the walls of a jail is decided here; the inside only e
 import itertools
 import os
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from saggar.drivers.jail import landlock, seccomp
 from saggar.drivers.jail.rlimits import FIXED
 from saggar.errors import InvalidTask
 from saggar.model.limits import Limits
-from saggar.model.plan import Layer, WarmKey
+from saggar.model.plan import Layer, WarmKey, around
 from saggar.model.policy import Network
 
 WORK = "/work"
@@ -124,7 +125,7 @@ def compile_plan(
         inodes=limits.inodes,
         rlimits=FIXED,
         entrances=ground.entrances,
-        environment=tuple(environment_variables(inside).items()),
+        environment=tuple(around(environment_variables(inside), layers, inside=jail).items()),
         preload=key.preload,
         site=tuple((x.target if jail else x.path) for x in layers if x.python_path),
     )
@@ -164,11 +165,13 @@ def entries(key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter) -> 
         if _is_below(one, other):
             raise InvalidTask(f"mount target {one!r} is inside another one, {other!r}")
     yield from _system(Path(key.root or "/"))
+    yield from _over(layers)
     yield from (Entry("device", f"/dev/{name}", f"/dev/{name}") for name in DEVICES)
     yield from _etc(key.network, Path(key.root or "/"))
     prefix = prefix_inside(interpreter)
     if not _is_below(prefix, "/usr"):
         yield Entry("bind", prefix, os.path.realpath(interpreter.prefix))
+    yield from _configuration(layers)
     for folder in _third_party(interpreter):
         yield Entry("hide", folder)
     for layer in layers:
@@ -194,6 +197,37 @@ def _system(root: Path) -> Iterator[Entry]:
             yield Entry("link", f"/{name}", os.readlink(path).lstrip("/"))
         elif path.is_dir():
             yield Entry("bind", f"/{name}", str(path))
+
+
+def _over(layers: Sequence[Layer]) -> Iterator[Entry]:
+    """What was unpacked for this system, seen where its programs expect to be."""
+    found = [Path(os.path.realpath(layer.path), "usr") for layer in layers if layer.system]
+    found = [usr for usr in found if usr.is_dir()]
+    yield from (Entry("over", "/usr", str(usr)) for usr in found)
+    if found:
+        # Drivers of a GPU, say: one does not see through to what is mounted below it.
+        yield from (Entry("bind", place, place) for place in _mounted_below("/usr"))
+
+
+def _mounted_below(folder: str) -> list[str]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        escaped = {line.split()[4] for line in file}
+    places = {re.sub(r"\\([0-7]{3})", lambda one: chr(int(one[1], 8)), place) for place in escaped}
+    return sorted(place for place in places if place != folder and _is_below(place, folder))
+
+
+def _configuration(layers: Sequence[Layer]) -> Iterator[Entry]:
+    """What such a layer has for /etc, where nothing of ours stands."""
+    taken = {name.partition("/")[0] for name in (*ETC, *SHARED_ETC, "localtime", "resolv.conf")}
+    for layer in layers:
+        etc = Path(os.path.realpath(layer.path), "etc")
+        if layer.system and etc.is_dir():
+            names = sorted(set(os.listdir(etc)) - taken)
+            yield from (
+                Entry("bind", f"/etc/{name}", str(etc / name))
+                for name in names
+                if not (etc / name).is_symlink()
+            )
 
 
 def _etc(network: Network, root: Path) -> Iterator[Entry]:

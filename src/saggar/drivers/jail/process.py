@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from saggar.boundary import syscalls
-from saggar.drivers.base import Exit, Reading
+from saggar.drivers.base import Exit, Reading, space_of
 from saggar.drivers.jail.cgroups import Cgroup, Meter
 from saggar.drivers.jail.rlimits import rlimits
 from saggar.drivers.jail.server import Child, ForkServer
@@ -117,15 +117,26 @@ class JailProcess:
 
     def read(self) -> Reading:
         """What the tree has used so far; by looking at every process where no cgroup counts."""
-        if "memory" in self._space.kept:
-            return self.first_read()
-        if self._watch is None:
-            self._watch = TreeWatch([self._pid], adopters=self._adopters())
-        seen, files = self._watch.reading(), self._files()
+        if "memory" in self._space.kept and self._cgroup is not None:
+            return replace(self.first_read(), processes=self._cgroup.processes())
+        seen, files = self._tree().reading(), self._files()
         self._peak = max(self._peak, seen.memory + files)
         self._cpu = max(self._cpu, seen.cpu)
         current = seen.memory + files
         return replace(self.first_read(), current=current, processes=seen.processes)
+
+    def _tree(self) -> TreeWatch:
+        if self._watch is None:
+            self._watch = TreeWatch([self._pid], adopters=self._adopters())
+        return self._watch
+
+    def pause(self) -> None:
+        """Stop every process of it where it is."""
+        self._tree().signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._tree().signal(signal.SIGCONT)
 
     def _adopters(self) -> list[int]:
         """Orphans go to pid 1 of the sandbox, whose own memory is the fork server's."""
@@ -139,8 +150,7 @@ class JailProcess:
         """Bytes in the writable space: memory as well, and mapped by nobody."""
         if self._handles.space < 0:
             return 0
-        space = os.fstatvfs(self._handles.work)
-        return (space.f_blocks - space.f_bfree) * space.f_frsize
+        return space_of(self._handles.work)[0]
 
     def first_read(self) -> Reading:
         """The same as cheaply as possible: the cgroup's word, or the first process's own share."""
@@ -158,6 +168,10 @@ class JailProcess:
             return False
         space = os.fstatvfs(self._handles.work)
         return not space.f_bavail or not space.f_favail
+
+    def space(self) -> tuple[int | None, int | None]:
+        """Bytes and inodes used of the writable space; on the landlock rung it is the host's."""
+        return space_of(self._handles.work) if self._handles.space >= 0 else (None, None)
 
     async def wait(self) -> Exit:
         """Until every process is dead."""

@@ -38,6 +38,7 @@ def refuse(error: int) -> int:
 ABSENT: Final = refuse(errno.ENOSYS)
 FORBIDDEN: Final = refuse(errno.EPERM)
 NO_FAMILY: Final = refuse(errno.EAFNOSUPPORT)
+NO_NETLINK: Final = refuse(errno.EOPNOTSUPP)
 NO_PROTOCOL: Final = refuse(errno.EPROTONOSUPPORT)
 NO_OPTION: Final = refuse(errno.ENOPROTOOPT)
 
@@ -108,7 +109,7 @@ _BY_USER: Final = """
 """
 """What reaches any process of the same user, where no namespace stands between."""
 
-_AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _STREAM, _DATAGRAM, _PACKETS = 1, 2, 5
 _TYPE: Final = argument(1, 0xF)
 _TCP, _UDP = 6, 17
@@ -166,8 +167,12 @@ def _families(families: Mapping[int, Decision]) -> Decision:
 
 
 _LOCAL_ONLY: Final = _families({_AF_UNIX: _LOCAL})
-_INTERNET_ONLY: Final = _families({_AF_INET: _INTERNET, _AF_INET6: _INTERNET})
-_ALL_SOCKETS: Final = _families({_AF_INET: _INTERNET, _AF_INET6: _INTERNET, _AF_UNIX: _LOCAL})
+# Where there is a network, its interfaces are asked for by netlink. libzmq, of which xeus is made,
+# goes on without an answer after this error, and aborts its process after any other one.
+_INTERNETS: Final = {_AF_INET: _INTERNET, _AF_INET6: _INTERNET}
+_NETWORKED: Final = {**_INTERNETS, _AF_NETLINK: NO_NETLINK}
+_INTERNET_ONLY: Final = _families(_NETWORKED)
+_ALL_SOCKETS: Final = _families({**_NETWORKED, _AF_UNIX: _LOCAL})
 # On the landlock rung no unix sockets but pairs, not even with the host's network: a path to one is
 # not Landlock's business before its ninth version, and a container engine listens on such a path.
 # The price: managers of multiprocessing, X clients, whatever else listens on a path.
@@ -198,7 +203,7 @@ def outer_policy() -> dict[str, Decision]:
         **_all(_FORBIDDEN, FORBIDDEN),
         # 0 is what everybody has, all ones only asks.
         "personality": _one_of(0, (0, 0xFFFFFFFF), ALLOW, FORBIDDEN),
-        "socket": _ALL_SOCKETS,
+        "socket": _families({**_INTERNETS, _AF_UNIX: _LOCAL}),
         "socketpair": _LOCAL_ONLY,
         "setsockopt": _OPTION,
         "getsockopt": _OPTION,

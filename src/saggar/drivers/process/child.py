@@ -5,6 +5,7 @@ The host speaks to its guardian only, which is its own child. The number of any 
 kernel's word.
 """
 
+import errno
 import math
 import os
 import resource
@@ -174,6 +175,23 @@ class BareProcess:
     def disk_full(self) -> bool:
         """Never known: the host's disk may be full by anybody's doing."""
         return False
+
+    def space(self) -> tuple[int | None, int | None]:
+        """Not known: it is the host's disk."""
+        return None, None
+
+    def pause(self) -> None:
+        """Stop every process of it where it is, but its guardian."""
+        self._tree(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._tree(signal.SIGCONT)
+
+    def _tree(self, number: int) -> None:
+        if not lists_children() or not self._first:
+            raise OSError(errno.ENOSYS, "this kernel does not list a process's children")
+        TreeWatch([self._first], adopters=[self._guardian.pid]).signal(number)
 
     async def end(self) -> None:
         """Until the guardian tells that everything is dead, or is dead itself."""

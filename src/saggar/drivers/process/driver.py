@@ -71,5 +71,5 @@ class ProcessDriver:
         admit(policy)
         interpreter = find(key.interpreter or None).executable
         site = tuple(layer.path for layer in layers if layer.python_path)
-        async with open_nursery(interpreter, site) as nursery:
+        async with open_nursery(interpreter, site, tuple(layers)) as nursery:
             yield nursery

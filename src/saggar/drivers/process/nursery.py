@@ -16,6 +16,7 @@ from saggar.drivers.process.child import BareProcess, Surroundings, environment_
 from saggar.drivers.process.folders import make_child_folder, own_folder
 from saggar.drivers.process.promises import admit
 from saggar.errors import SandboxBroken
+from saggar.model.plan import Layer, around
 from saggar.model.policy import Policy
 
 REMOVERS = 4
@@ -33,6 +34,7 @@ class Ground:
     """A descriptor of the guest's modules."""
     host: tuple[int, ...]
     """A descriptor that becomes readable when this process is dead, where the kernel has any."""
+    layers: tuple[Layer, ...]
 
 
 class ProcessNursery:
@@ -72,7 +74,8 @@ class ProcessNursery:
     def _start(self, folder: str) -> BareProcess:
         ground = self._ground
         work, temporary = make_child_folder(folder)
-        environment = environment_variables(ground.interpreter, work, temporary)
+        bare = environment_variables(ground.interpreter, work, temporary)
+        environment = around(bare, ground.layers, inside=False)
         with ExitStack() as ours, ExitStack() as theirs:
             control, guardians = _connection(ours, theirs)
             channel, programs = _connection(ours, theirs)
@@ -116,11 +119,13 @@ class ProcessNursery:
 
 
 @asynccontextmanager
-async def open_nursery(interpreter: str, site: tuple[str, ...]) -> AsyncIterator[ProcessNursery]:
+async def open_nursery(
+    interpreter: str, site: tuple[str, ...], layers: tuple[Layer, ...] = ()
+) -> AsyncIterator[ProcessNursery]:
     """A nursery for the length of a block; all that came of it ends with the block."""
     with ExitStack() as kept:
         try:
-            ground = _ground(interpreter, site, kept)
+            ground = _ground(interpreter, site, layers, kept)
         except OSError as exc:
             raise SandboxBroken(f"there is no room for a process: {exc}") from exc
         async with anyio.create_task_group() as tasks:
@@ -132,14 +137,16 @@ async def open_nursery(interpreter: str, site: tuple[str, ...]) -> AsyncIterator
                 tasks.cancel_scope.cancel()
 
 
-def _ground(interpreter: str, site: tuple[str, ...], kept: ExitStack) -> Ground:
+def _ground(
+    interpreter: str, site: tuple[str, ...], layers: tuple[Layer, ...], kept: ExitStack
+) -> Ground:
     folder = kept.enter_context(own_folder())
     modules = _bundle_file()
     kept.callback(os.close, modules)
     host = [os.pidfd_open(os.getpid())] if hasattr(os, "pidfd_open") else []
     for fd in host:
         kept.callback(os.close, fd)
-    return Ground(interpreter, site, folder, modules, tuple(host))
+    return Ground(interpreter, site, folder, modules, tuple(host), layers)
 
 
 def _connection(ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.drivers.jail.confined import judge
 
 from saggar.boundary.wallplan import Landlock
-from saggar.drivers.docker.confinement import DEVICES, confinement
+from saggar.drivers.docker.confinement import DEVICES, NONE, Landlocked, confinement
 from saggar.drivers.jail import landlock, seccomp
 from saggar.model.plan import WarmKey
 from saggar.model.policy import Network
@@ -46,3 +46,40 @@ def test_files_are_written_to_where_something_is_to_be_written_and_nowhere_else(
     writable = {path for path, rights in taken.rules if rights & WRITE_FILE}
 
     assert {"/tmp", "/dev/shm", "/shared"} == writable - {f"/dev/{name}" for name in DEVICES}
+
+
+ENGINE = {"ID": "AAAA", "Version": "20.10.24", "KernelVersion": "6.1", "Name": "here"}
+
+
+@pytest.fixture
+def landlock_here(monkeypatch):
+    monkeypatch.setattr(landlock, "abi", lambda: 7)
+
+
+@pytest.mark.usefixtures("landlock_here")
+def test_what_a_trial_found_is_known_to_whoever_comes_next(tmp_path):
+    first = Landlocked(tmp_path, ENGINE, "")
+
+    assert first.refusal is None
+    first.learn("")
+    again = Landlocked(tmp_path, {**ENGINE, "Name": "there"}, "")
+    assert not again.refusal
+    assert again.refusal is not None
+    assert "version 7, in every container" == again.fact()
+
+
+@pytest.mark.usefixtures("landlock_here")
+@pytest.mark.parametrize("change", [{"Version": "28.2"}, {"KernelVersion": "6.12"}, {"ID": "B"}])
+def test_another_engine_is_tried_again(tmp_path, change):
+    Landlocked(tmp_path, ENGINE, "").learn("refused")
+
+    assert "refused" == Landlocked(tmp_path, ENGINE, "").fact()
+    assert Landlocked(tmp_path, {**ENGINE, **change}, "").refusal is None
+    assert Landlocked(tmp_path, ENGINE, "runsc").refusal is None
+
+
+def test_where_the_kernel_has_none_nothing_is_tried(monkeypatch, tmp_path):
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
+
+    assert NONE == Landlocked(tmp_path, ENGINE, "").refusal
+    assert confinement(WarmKey("", ""))["landlock"] is None

@@ -151,6 +151,32 @@ def test_without_namespaces_a_layer_is_found_where_it_is_on_the_host(tmp_path):
     assert (str(tmp_path),) == compiled(layers=layers, rung="landlock").site
 
 
+def test_what_was_unpacked_for_this_system_lies_over_it(tmp_path):
+    for name in ("usr/bin", "etc/pipe", "etc/alternatives", "etc/passwd"):
+        (tmp_path / name).mkdir(parents=True)
+    layer = Layer(path=str(tmp_path), target="/opt/system", system=True)
+    found = list(entries(key(), [layer], HOME))
+    order = [(entry.kind, entry.target) for entry in found]
+
+    assert Entry("over", "/usr", str(tmp_path / "usr")) in found
+    assert Entry("bind", "/etc/pipe", str(tmp_path / "etc/pipe")) in found
+    assert (
+        order.index(("bind", "/usr"))
+        < order.index(("over", "/usr"))
+        < order.index(("hide", "/usr/lib/python3/dist-packages"))
+    )
+    # What we say of users, and what the host chose among alternatives, stays as it is.
+    assert str(tmp_path / "etc/passwd") not in {entry.source for entry in found}
+    assert str(tmp_path / "etc/alternatives") not in {entry.source for entry in found}
+
+
+def test_a_layer_tells_programs_where_it_is(tmp_path):
+    layer = Layer(path=str(tmp_path), target="/opt/x", search=(("HF_HOME", ("",)),))
+
+    assert "/opt/x" == dict(compiled(layers=[layer]).environment)["HF_HOME"]
+    assert str(tmp_path) == dict(compiled(layers=[layer], rung="landlock").environment)["HF_HOME"]
+
+
 def test_mounts_are_read_only_unless_they_are_shared(tmp_path):
     mounts = ((str(tmp_path), "/data", True), (str(tmp_path), "/out", False))
     found = table(mounts=mounts)

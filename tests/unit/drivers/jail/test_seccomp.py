@@ -229,7 +229,9 @@ def verdict(network, rung, name, *arguments, machine="x86_64", **options):
         ("host", (socket.AF_INET, 1, 132), refuse(errno.EPROTONOSUPPORT)),  # SCTP
         ("host", (socket.AF_INET, 2, 1), refuse(errno.EPROTONOSUPPORT)),  # ping
         ("host", (socket.AF_INET, 1, 17), refuse(errno.EPROTONOSUPPORT)),
-        ("host", (socket.AF_NETLINK, 3, 0), NO_FAMILY),
+        ("none", (socket.AF_NETLINK, 3, 0), NO_FAMILY),
+        ("loopback", (socket.AF_NETLINK, 3, 0), refuse(errno.EOPNOTSUPP)),
+        ("host", (socket.AF_NETLINK, 3, 0), refuse(errno.EOPNOTSUPP)),
         ("host", (socket.AF_PACKET, 3, 0), NO_FAMILY),
         ("host", (socket.AF_VSOCK, 1, 0), NO_FAMILY),
         ("host", (socket.AF_ALG, 5, 0), NO_FAMILY),
