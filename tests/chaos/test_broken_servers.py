@@ -77,7 +77,7 @@ async def run_and_kill(platform: Platform, family: Family, place: int) -> Status
         if isinstance(event, Output):
             present = family.new()
             os.kill(present[place % len(present)], signal.SIGKILL)
-    return event.status  # type: ignore[union-attr]
+    return event.status
 
 
 async def test_a_fault_of_ours_is_an_exception_and_no_result(family: Family):

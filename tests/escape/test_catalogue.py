@@ -9,7 +9,7 @@ import pytest
 from saggar.boundary import frames
 from saggar.model.policy import Rung
 from saggar.model.program import Inline
-from saggar.testing.attacks import ATTACKS, FAMILIES, Attack, channel, inside
+from saggar.testing.attacks import ATTACKS, FAMILIES, Attack, channel, inside, sessions
 from saggar.testing.attacks.program import program
 
 EVERY = pytest.mark.parametrize("attack", ATTACKS, ids=str)
@@ -19,11 +19,11 @@ def programs(attack: Attack) -> list[str]:
     return [program(guest) for guest in (attack.guest, attack.first, attack.beside) if guest]
 
 
-def test_there_are_more_than_two_hundred_of_thirteen_kinds():
+def test_there_are_more_than_two_hundred_of_fourteen_kinds():
     families = {attack.family for attack in ATTACKS}
 
     assert 200 <= len(ATTACKS)
-    assert 13 == len(families)
+    assert 14 == len(families)
     assert all(4 <= sum(attack.family == family for attack in ATTACKS) for family in families)
 
 
@@ -66,6 +66,7 @@ def test_forged_frames_are_frames():
         channel.DONE,
         channel.STANDING,
     )
+    assert (frames.TOLD, frames.CLEARED) == (sessions.TOLD, sessions.CLEARED)
     assert frames.KINDS == {
         channel.READY,
         channel.DISPLAY,
@@ -73,6 +74,7 @@ def test_forged_frames_are_frames():
         channel.ERROR,
         frames.DONE,
         channel.STANDING,
+        *range(sessions.TOLD, sessions.CLEARED + 1),
     }
 
 

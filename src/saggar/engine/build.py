@@ -7,7 +7,7 @@ without a network, and with limits of its own; what it makes is kept by its dige
 
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -17,7 +17,7 @@ import anyio
 from saggar.environments import runtimes
 from saggar.environments.programs import INSIDE, Programs
 from saggar.environments.runtimes import Found
-from saggar.errors import DriverUnavailable
+from saggar.errors import DriverUnavailable, PrepareFailed
 from saggar.model.digest import canonical
 from saggar.model.event import Event, Finished, Output
 from saggar.model.limits import Limits
@@ -56,6 +56,8 @@ class Ready:
 
     plan: Plan
     layers: tuple[Layer, ...] = ()
+    lacking: str = ""
+    """What it means if its program is not there; nobody has looked where this is not empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ async def prepared(plan: Plan, site: Site) -> AsyncGenerator[Event | Ready]:
     """
     found = await _found(plan, site)
     if plan.compile is None:
-        yield Ready(_named(plan, found), found.layers if found else ())
+        lacking = "" if found else _lacking(plan, site)
+        yield Ready(_named(plan, found), found.layers if found else (), lacking)
         return
     programs = Programs(site.cache)
     key = digest(plan.compile, found.version if found else f"image {site.image}")
@@ -129,7 +132,7 @@ async def _compiled(
         if programs.find(key) is not None:
             return  # whoever had the turn before us has built it
         if found is not None:
-            found = await runtimes.workshop(found, compile_, site.cache)
+            found = await _workshop(found, compile_, site.cache)
         said = bytearray()
         async with aclosing(_executed(compile_, found, site)) as events:
             async for event in events:
@@ -143,6 +146,45 @@ async def _compiled(
                         raise DriverUnavailable(_missing(compile_, site))
                     case Finished():
                         yield failed(event, said.decode(errors="replace"))
+
+
+async def _workshop(found: Found, compile_: Compile, cache: Path) -> Found:
+    """
+    The toolchain with the parts of its library that a program seems to want.
+
+    A part that is none on this machine is the program's mistake, and its compiler's to tell.
+    """
+    try:
+        return await runtimes.workshop(found, compile_, cache)
+    except PrepareFailed:
+        for name in compile_.libraries:
+            with suppress(PrepareFailed):
+                await runtimes.workshop(found, compile_.replace(libraries=(name,)), cache)
+        return await runtimes.workshop(found, compile_.replace(libraries=()), cache)
+
+
+async def present(events: AsyncGenerator[Event], lacking: str) -> AsyncGenerator[Event]:
+    """
+    The same events, but for the end of a run whose program was not there.
+
+    That is what the runner said when it could not become that program: of a program that has
+    begun nothing comes over the channel any more, so none can say it of itself.
+
+    Raises:
+        DriverUnavailable: It was not there.
+    """
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case Finished(exit_code=127, error=ErrorInfo(type="FileNotFoundError")):
+                    raise DriverUnavailable(lacking)
+            yield event
+
+
+def _lacking(plan: Plan, site: Site) -> str:
+    assert plan.argv is not None  # noqa: S101 - a runtime is there to execute something
+    name = plan.argv[0]
+    return f"{name} is not in the image {site.image}; name one that has it, or add it to that one"
 
 
 def _executed(compile_: Compile, found: Found | None, site: Site) -> AsyncGenerator[Event]:

@@ -5,10 +5,8 @@ One loop, one wait. The host's clock, the wire and the counters outside decide; 
 is carried along as its words.
 """
 
-import json
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import suppress
 from resource import RLIMIT_AS, RLIMIT_DATA
 from typing import Any
 
@@ -17,12 +15,14 @@ import anyio
 from saggar.boundary import frames
 from saggar.boundary.order import Order
 from saggar.drivers.base import Exit, Process, Reading
+from saggar.engine import sealed, words
 from saggar.engine.collect import collect
+from saggar.engine.streams import drop
 from saggar.engine.verdict import Facts, judge
 from saggar.engine.wire import Stream, Wire
 from saggar.errors import InvalidTask
-from saggar.model.codec import decode_value
-from saggar.model.event import Displayed, Event, Finished, Output, Started
+from saggar.model.codec import Large, decode_value
+from saggar.model.event import Displayed, Event, Finished, Output, Started, Yielded
 from saggar.model.limits import Limits
 from saggar.model.plan import Plan
 from saggar.model.result import Display, ErrorInfo, Skipped, Usage
@@ -38,7 +38,6 @@ LARGEST = 4 << 20
 OVERHEAD = 8 << 20
 """What may come over the channel beside the output: one value, errors, and what is said twice."""
 SMALL = 1 << 16
-MAX_TEXT = 1 << 16
 
 
 async def run(process: Process, task: Task, plan: Plan, limits: Limits) -> AsyncGenerator[Event]:
@@ -47,8 +46,11 @@ async def run(process: Process, task: Task, plan: Plan, limits: Limits) -> Async
     until then a tree that has answered, or a caller who has given up, has not been killed.
     """
     one = _Run(process, task, plan, limits)
+    shared: tuple[int, ...] = ()
     try:
-        one.begin()
+        if isinstance(task.input, Large) and task.input.beside:
+            shared = (await anyio.to_thread.run_sync(sealed.share, task.input.beside),)
+        one.begin(shared)
         while not one.over:
             with anyio.move_on_after(one.patience()):
                 await anyio.wait_readable(one.wire.fileno())
@@ -62,6 +64,7 @@ async def run(process: Process, task: Task, plan: Plan, limits: Limits) -> Async
         yield await one.finish()
     finally:
         one.wire.close()
+        drop(*shared)
 
 
 class _Run:
@@ -69,11 +72,11 @@ class _Run:
 
     def __init__(self, process: Process, task: Task, plan: Plan, limits: Limits) -> None:
         self.process, self.task, self.plan, self.limits = process, task, plan, limits
-        self.largest = min(limits.output, LARGEST)
-        self.wire = Wire(process, max_blob=self.largest)
+        self.largest = plan.largest or min(limits.output, LARGEST)
+        self.wire = Wire(process, max_blob=self.largest, rights="body" in plan.guest)
         self.facts: dict[str, Any] = {}
         self.truncated = False
-        self.value: tuple[bytes, str] | None = None
+        self.value: tuple[bytes, str, memoryview | None] | None = None
         self.said = 0
         self.error: ErrorInfo | None = None
         self.displays = 0
@@ -81,14 +84,14 @@ class _Run:
         self.killed = 0.0
         self.started = self.soft = self.hard = self.next_look = 0.0
 
-    def begin(self) -> None:
+    def begin(self, shared: Sequence[int]) -> None:
         """Narrow the tree to its limits and send the task; from here on the clock runs."""
         self.process.claim(self.limits)
         self.started = time.monotonic()
         self.soft = self.started + self.limits.wall
         self.hard = self.soft + self.limits.grace
         self.next_look = self.started + LOOK
-        self.wire.send(self._order().encode(), self._stdin())
+        self.wire.send(self._order().encode(), self._stdin(), shared)
 
     def _order(self) -> Order:
         task, process, guest = self.task, self.process, self.plan.guest
@@ -99,7 +102,7 @@ class _Run:
             code=guest.get("code", ""),
             filename=guest.get("filename", ""),
             entry=guest.get("entry"),
-            input=task.input.data if asked else None,
+            input=guest.get("input", task.input.data if asked else None),
             want_value=guest.get("want_value", False),
             args=task.args,
             env={**process.environment, **self.plan.env, **task.env},
@@ -111,6 +114,8 @@ class _Run:
             ),
             rlimits=_with_room(process.rlimits, self.plan.reserves),
             largest=self.largest,
+            body=guest.get("body"),
+            stays=False,
         )
 
     def _start(self) -> tuple[tuple[str, ...] | None, str]:
@@ -166,8 +171,13 @@ class _Run:
         """One message from inside. Whatever it says, it changes value and text only."""
         if "answered" in self.facts:
             return  # the first end counts
+        head = words.json_object(frame.head)
+        if frame.kind == frames.VALUE and head.get("more") is True and "body" in self.plan.guest:
+            # What nobody takes waits inside.
+            yield Yielded.of(frame.blob, str(head.get("media_type")), self._memory(head))
+            return
         self.said += frames.HEADER.size + len(frame.head) + len(frame.blob)
-        if self.said > self.limits.output + OVERHEAD:
+        if self.said > self.limits.output + self.plan.largest + OVERHEAD:
             self.kill("output_spent")
             return
         if frame.kind == frames.READY:
@@ -175,33 +185,46 @@ class _Run:
                 yield Started.model_construct(kind="started", isolation=self.process.isolation)
             self.facts["ready"] = True
             return
-        head = _json_object(frame.head)
         match frame.kind:
             case frames.VALUE:
-                self.value = frame.blob, str(head.get("media_type"))
+                self.value = frame.blob, str(head.get("media_type")), self._memory(head)
             case frames.DISPLAY:
                 yield from self._take_display(frame.blob)
             case frames.ERROR:
                 self.facts["claimed_error"] = True
-                texts = {name: _text(head.get(name, "")) for name in ErrorInfo.model_fields}
+                texts = {name: words.text(head.get(name, "")) for name in ErrorInfo.model_fields}
                 self.error = ErrorInfo(**texts)
             case frames.DONE:
                 self._take_done(head)
+
+    def _memory(self, head: dict[str, Any]) -> memoryview | None:
+        """What came in shared memory beside a value, if it is what it should be."""
+        right = self.wire.right() if head.get("rights") == 1 else None
+        if right is None:
+            return None
+        try:
+            return sealed.mapped(right, self.limits.memory)
+        except ValueError as exc:
+            self._invalid(exc)
+            return None
+
+    def _invalid(self, exc: ValueError) -> None:
+        self.facts["claimed_error"] = True
+        self.error = ErrorInfo(type="InvalidValue", message=words.text(exc))
 
     async def _decode(self) -> Any:
         """The last value that came; a large one beside the event loop."""
         if self.value is None:
             return None
-        blob, media_type = self.value
+        blob, media_type, memory = self.value
         if media_type == "text/plain":
             return blob.decode(errors="replace")
         try:
             if len(blob) < SMALL:
-                return decode_value(blob, media_type)
-            return await anyio.to_thread.run_sync(decode_value, blob, media_type)
+                return decode_value(blob, media_type, memory)
+            return await anyio.to_thread.run_sync(decode_value, blob, media_type, memory)
         except ValueError as exc:
-            self.facts["claimed_error"] = True
-            self.error = ErrorInfo(type="InvalidValue", message=_text(exc))
+            self._invalid(exc)
             return None
 
     def _miss_answer(self) -> None:
@@ -215,8 +238,7 @@ class _Run:
     def _take_display(self, blob: bytes) -> Iterator[Event]:
         self.written += len(blob)
         self.displays += 1
-        said = _json_object(blob).items()
-        bundle = {_writable(kind): _writable(text) for kind, text in said if isinstance(text, str)}
+        bundle = words.bundle(blob)
         if self.written > self.limits.output or self.displays > MAX_DISPLAYS:
             self.truncated = True
             self.kill("output_spent")
@@ -351,22 +373,3 @@ def _usage(wall: float, used: Reading, exit_: Exit | None) -> Usage:
         cpu = exit_.cpu if cpu is None else max(cpu, exit_.cpu or 0.0)
         memory = exit_.memory if memory is None else memory
     return Usage.model_construct(wall=wall, cpu=cpu, memory=memory, processes=used.processes)
-
-
-def _text(word: object) -> str:
-    """A word of a guest's, not too long."""
-    return _writable(str(word)[:MAX_TEXT])
-
-
-def _writable(text: str) -> str:
-    """JSON can spell half a character, which has no UTF-8 form and no place in a result."""
-    return text.encode(errors="replace").decode()
-
-
-def _json_object(text: bytes) -> dict[str, Any]:
-    """A guest's JSON object; anything else is an empty one."""
-    with suppress(ValueError, RecursionError):
-        found = json.loads(text)
-        if isinstance(found, dict):
-            return found
-    return {}

@@ -9,7 +9,7 @@ import select
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 
 import anyio
@@ -33,6 +33,8 @@ SERVERS = 8
 """Servers at once; the one asked longest ago makes room."""
 TRIES = 3
 Clock = Callable[[], float]
+Hold = Callable[[Sequence[Layer]], AbstractContextManager[object]]
+"""What keeps layers from being taken away while a server shows them to its children."""
 
 
 class Pool:
@@ -105,12 +107,18 @@ class Warm:
     """All servers of one driver, by what their children were made for."""
 
     def __init__(
-        self, driver: Driver, tasks: TaskGroup, kept: int | None, clock: Clock = time.monotonic
+        self,
+        driver: Driver,
+        tasks: TaskGroup,
+        kept: int | None,
+        clock: Clock = time.monotonic,
+        hold: Hold = nullcontext,
     ) -> None:
         self._driver = driver
         self._clock = clock
         self._tasks = tasks
         self._kept = kept
+        self._hold = hold
         self._pools: dict[WarmKey, Pool] = {}
         self._starting: dict[WarmKey, anyio.Lock] = {}
 
@@ -173,6 +181,16 @@ class Warm:
         task_status: TaskStatus[Pool],
     ) -> None:
         """A server's whole life: from its first child to the end of its last run."""
+        with self._hold(layers):
+            await self._serve(key, policy, layers, task_status)
+
+    async def _serve(
+        self,
+        key: WarmKey,
+        policy: Policy,
+        layers: Sequence[Layer],
+        task_status: TaskStatus[Pool],
+    ) -> None:
         async with self._driver.nursery(key, policy, layers) as nursery:
             pool = Pool(nursery, self._kept, self._clock)
             task_status.started(pool)

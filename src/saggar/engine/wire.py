@@ -5,15 +5,20 @@ A selector holds the channel, the pipes and the tree's end, so that a run costs 
 single registration however many of them speak.
 """
 
+import array
 import os
 import selectors
-from collections.abc import Iterator
+import socket
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from saggar.boundary.frames import TASK, Decoder, Frame, FrameError, pack
 from saggar.drivers.base import Process
 
 CHUNK = 1 << 18
+MOST_RIGHTS = 4
+"""Descriptors that a guest may have sent before the frames they belong to were read."""
 FRAMES = 1 << 14
 """Bytes of the channel taken at once: a thousand small frames take milliseconds to look at."""
 Stream = Literal["stdout", "stderr"]
@@ -27,8 +32,11 @@ class Wire:
     the tree is judged by what it does.
     """
 
-    def __init__(self, process: Process, max_blob: int) -> None:
+    def __init__(self, process: Process, max_blob: int, *, rights: bool = False) -> None:
         self._process = process
+        self._takes_rights = rights
+        self._rights: deque[int] = deque()
+        self._giving: Sequence[int] = ()
         self._decoder = Decoder(max_blob)
         self._unsent = memoryview(b"")
         self._stdin = memoryview(b"")
@@ -48,8 +56,13 @@ class Wire:
         """Readable when `read` has something to give."""
         return int(self._selector.fileno())
 
-    def send(self, head: bytes, stdin: bytes) -> None:
-        """The one task, as much of it as the socket takes now; the rest follows in `read`."""
+    def send(self, head: bytes, stdin: bytes, rights: Sequence[int] = ()) -> None:
+        """
+        The one task, as much of it as the socket takes now; the rest follows in `read`.
+
+        `rights` are descriptors that go along; they are the caller's to close, in the end.
+        """
+        self._giving = rights
         # The input first: a program that looks without waiting finds all that fits into a pipe.
         self._stdin = memoryview(stdin)
         self._selector.register(self._process.stdin, selectors.EVENT_WRITE, self._to_stdin)
@@ -76,9 +89,15 @@ class Wire:
             while data := _read(descriptor):
                 yield stream, data  # type: ignore[misc]
 
+    def right(self) -> int | None:
+        """The next descriptor that the guest has sent, to be closed by who takes it."""
+        return self._rights.popleft() if self._rights else None
+
     def close(self) -> None:
         """Stop listening. The descriptors are the process's own to close."""
         self._selector.close()
+        while self._rights:
+            os.close(self._rights.popleft())
 
     def _from_stdout(self) -> Iterator[tuple[Stream, bytes]]:
         return self._from_pipe("stdout", self._process.stdout)
@@ -101,13 +120,25 @@ class Wire:
         if not self._connected:
             return b""
         try:
-            data = self._process.channel.recv(FRAMES)
+            data = self._with_rights() if self._takes_rights else self._process.channel.recv(FRAMES)
         except BlockingIOError:
             return b""
         except OSError:
             data = b""
         if not data:
             self._hang_up()
+        return data
+
+    def _with_rights(self) -> bytes:
+        """Some of the channel, and what descriptors came with it; more than a few are dropped."""
+        data, carried, _, _ = self._process.channel.recvmsg(
+            FRAMES, socket.CMSG_SPACE(MOST_RIGHTS * 4), socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, packed in carried:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._rights.extend(array.array("i", packed[: len(packed) // 4 * 4]))
+        while len(self._rights) > MOST_RIGHTS:
+            os.close(self._rights.pop())
         return data
 
     def _frames(self, data: bytes) -> Iterator[Frame]:
@@ -129,7 +160,11 @@ class Wire:
 
     def _write_channel(self) -> None:
         try:
-            sent = self._process.channel.send(self._unsent)
+            if self._giving:
+                sent = socket.send_fds(self._process.channel, [self._unsent], list(self._giving))
+                self._giving = ()
+            else:
+                sent = self._process.channel.send(self._unsent)
             self._unsent = self._unsent[sent:]
         except BlockingIOError:
             pass

@@ -105,13 +105,21 @@ def become(control: _socket.socket, greeting: "dict[str, Any]") -> None:
         os._exit(1)
 
 
+class Unconfined(RuntimeError):
+    """A wall that was promised is refused here: by an engine's filter, say, that is older."""
+
+
 def confine(greeting: "dict[str, Any]") -> None:
-    """What we take from ourselves: the engine's walls stand already, and allow more."""
-    if greeting["landlock"] is not None:
-        try:
+    """
+    What we take from ourselves: the engine's walls stand already, and allow more.
+
+    All of it or nothing: whether Landlock can be had here the host knew before it asked for it.
+    """
+    try:
+        if greeting["landlock"] is not None:
             sys_.landlock(*greeting["landlock"])
-        except OSError:
-            pass  # an engine whose own filter does not know it yet
+    except OSError as exc:
+        raise Unconfined(exc) from exc
     sys_.seccomp(greeting["filter"])
 
 

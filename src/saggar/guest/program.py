@@ -25,6 +25,8 @@ LIBRARY = tuple(sys.path)
 """Where the standard library is: all that a bare environment has."""
 OURS: list[types.ModuleType] = []
 """Our modules, kept alive: to tear one down would touch the memory of all it defines."""
+FINDERS: list[object] = []
+"""What finds our modules; off the path of every program's own imports."""
 REHEARSAL = "print(end='')\n"
 REPRESENTATIONS = (
     ("_repr_html_", "text/html"),
@@ -59,12 +61,35 @@ def furnish() -> None:
     builtins.quit = quitter("quit", "Ctrl-D (i.e. EOF)")
     builtins.help = helper()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # or children overtake
-    sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "Bundle"]
+    FINDERS.extend(f for f in sys.meta_path if type(f).__name__ == "Bundle")
+    sys.meta_path[:] = [f for f in sys.meta_path if f not in FINDERS]
     ours = [name for name in sys.modules if name == "saggar" or name.startswith("saggar.")]
     OURS.extend(sys.modules.pop(name) for name in ours)
     # Once for all children: the first `compile` makes the hundred types of the syntax tree.
     exec(compile(REHEARSAL, "rehearsal", "exec", dont_inherit=True), {})
     flush()
+
+
+def has(name: str) -> bool:
+    """Whether one of our own modules is here already."""
+    return any(module.__name__ == name for module in OURS)
+
+
+def bring(name: str) -> types.ModuleType:
+    """One of our own modules, imported now if it was not before; programs do not find it after."""
+    for module in OURS:
+        if module.__name__ == name:
+            return module
+    others = {module.__name__: module for module in OURS}
+    sys.modules.update(others)
+    sys.meta_path[:0] = FINDERS  # type: ignore[assignment]
+    __import__(name)
+    del sys.meta_path[: len(FINDERS)]
+    ours = [known for known in sys.modules if known == "saggar" or known.startswith("saggar.")]
+    OURS.extend(sys.modules.pop(known) for known in ours if known not in others)
+    for known in others:
+        sys.modules.pop(known, None)
+    return OURS[-1] if OURS[-1].__name__ == name else bring(name)
 
 
 def fill() -> None:

@@ -55,6 +55,9 @@ def place(entry: Entry, staging: str) -> None:
     if entry.kind == "hide":
         hide(staging, target)
         return
+    if entry.kind == "over":
+        lay_over(entry, target)
+        return
     os.makedirs(os.path.dirname(target), exist_ok=True)
     if entry.kind == "link":
         os.symlink(entry.source, target)
@@ -69,7 +72,7 @@ def bind(entry: Entry, target: str) -> None:
     """A host path with all that is mounted below it, as much of it usable as its kind says."""
     if os.path.isdir(entry.source):
         os.makedirs(target, exist_ok=True)
-    else:
+    elif not os.path.exists(target):
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
     # By descriptor, and through no link: whoever may write beside it could change what it leads to.
     fd = sys_.openat2(AT_FDCWD, entry.source.encode(), os.O_PATH, sys_.RESOLVE_NO_SYMLINKS)
@@ -78,6 +81,22 @@ def bind(entry: Entry, target: str) -> None:
     finally:
         os.close(fd)
     sys_.mount_setattr(target, ATTRIBUTES[entry.kind])
+
+
+def lay_over(entry: Entry, target: str) -> None:
+    """A host path over what stands at the target: of what both have, the upper one is seen."""
+    upper = sys_.openat2(AT_FDCWD, entry.source.encode(), os.O_PATH, sys_.RESOLVE_NO_SYMLINKS)
+    lower = os.open(target, os.O_PATH | os.O_CLOEXEC)
+    try:
+        # By descriptor here too, and because a path may hold what separates options.
+        folders = f"lowerdir=/proc/self/fd/{upper}:/proc/self/fd/{lower}"
+        sys_.mount("saggar-over", target, "overlay", sys_.MS_NOSUID | sys_.MS_NODEV, folders)
+    except OSError:
+        return  # a kernel that has none, or not for us: what is below goes on as it was
+    finally:
+        os.close(upper)
+        os.close(lower)
+    sys_.mount_setattr(target, SEALED)
 
 
 def hide(staging: str, target: str) -> None:

@@ -73,14 +73,18 @@ def serve() -> None:
     """Take one order, say so, follow it, answer, and wait for the end."""
     know_channel()
     gc.enable()
-    order = receive()
+    order, rights = receive()
     if order is None:
         os._exit(0)  # discarded: the host closed the channel without an order
     send(frames.READY)  # until the host has read this it may give the order to somebody else
     arrange(order)
+    if order.stays:
+        program.bring("saggar.guest.keeper").main(order)
     if order.argv is not None:
         execute(order.argv)
     signals.signal(signals.SIGINT, signals.default_int_handler)
+    if order.body is not None:
+        finish(*program.bring(order.body).main(order, rights))
     finish(*program.run(order, tell))
 
 
@@ -90,6 +94,10 @@ def rehearse() -> None:
 
     Nothing of it stays but pages that are already ours when the order arrives.
     """
+    if program.has("saggar.guest.shell"):  # a session's: what rehearses is its interpreter
+        program.bring("saggar.guest.keeper").prepare()
+        return
+    body = "saggar.guest.remote" if program.has("saggar.guest.remote") else None
     order = Order(
         argv=None,
         code=program.REHEARSAL,
@@ -104,19 +112,32 @@ def rehearse() -> None:
         files=(),
         rlimits=tuple((n, *resource.getrlimit(n)) for n in (0, 1, 3, 6, 7)),
         largest=0,
+        body=body,
+        stays=False,
     )
     arrange(Order.decode(order.encode()))
+    if body is not None:
+        program.bring(body).rehearse(order)
+        return
     os.unlink("rehearsal.py")
     program.rehearse(order)
 
 
-def receive() -> Order | None:
-    """The one order, or nothing when the host has gone."""
-    header = read(frames.HEADER.size)
+def receive() -> tuple[Order | None, list[int]]:
+    """The one order, or nothing when the host has gone; and what descriptors come with it."""
+    channel = _socket.socket(fileno=CHANNEL)
+    try:
+        header, carried, _, _ = channel.recvmsg(frames.HEADER.size, 64)
+    finally:
+        channel.detach()
     if not header:
-        return None
+        return None, []
+    rights = [int(fd) for _, _, packed in carried for fd in memoryview(packed).cast("i")]
+    for fd in rights:
+        os.set_inheritable(fd, False)
+    header += read(frames.HEADER.size - len(header))
     _, _, head, _ = frames.HEADER.unpack(header)
-    return Order.decode(read(head))
+    return Order.decode(read(head)), rights
 
 
 def read(size: int) -> bytes:
@@ -156,13 +177,16 @@ def arrange(order: Order) -> None:
     if order.env != STARTED_WITH:
         os.environ.clear()
         os.environ.update(order.env)
-    os.chdir(order.cwd)
+    try:
+        os.chdir(order.cwd)
+    except OSError as exc:
+        fail(exc, f"cannot work in {order.cwd}")
     path = ""
     os.umask(0o022)
     try:
         for path, content, mode in order.files:
             place(path, content, mode)
-        if order.argv is None:
+        if order.argv is None and order.body is None and not order.stays:
             path = order.filename
             place(path, order.code.encode("utf-8", "surrogatepass"), 0o644)
     except OSError as exc:

@@ -4,10 +4,10 @@ import anyio
 import pytest
 
 from saggar.engine import build
-from saggar.engine.build import Ready, Site, around, digest, located, prepared
+from saggar.engine.build import Ready, Site, around, digest, located, prepared, present
 from saggar.environments import runtimes
 from saggar.environments.runtimes import Found
-from saggar.errors import DriverUnavailable
+from saggar.errors import DriverUnavailable, PrepareFailed
 from saggar.model.event import Finished, Output, Started
 from saggar.model.limits import Limits
 from saggar.model.plan import Compile, Layer, Plan, Runtime
@@ -125,7 +125,8 @@ async def test_an_image_has_programs_of_its_own(tmp_path):
     assert isinstance(ready, Ready)
     assert COMPILE.argv == sandbox.calls[0][1].argv
     script = Plan(argv=("node", "main.js"), runtime=Runtime(name="node"))
-    assert [Ready(script)] == await steps(script, site_of(tmp_path, sandbox, image="node"))
+    (ready,) = await steps(script, site_of(tmp_path, sandbox, image="node"))
+    assert script == ready.plan
 
 
 async def test_a_compiler_that_is_nowhere_is_named_with_its_package(tmp_path):
@@ -185,3 +186,48 @@ def test_a_layer_is_where_the_walls_show_it(isolation, path):
     found = located(plan, [TOOL], isolation)
 
     assert ((path, "/opt/saggar/other"), path) == (found.argv, found.env["HERE"])
+
+
+async def test_a_part_of_the_library_that_is_none_here_is_the_compilers_to_tell(
+    tmp_path, monkeypatch
+):
+    """The others are there all the same."""
+    made = []
+
+    async def find(_):
+        return Found("/opt/saggar/runtimes/cc", "1.0", (TOOL,))
+
+    async def workshop(found, compile_, _):
+        if "strange" in compile_.libraries:
+            raise PrepareFailed("the library does not compile")
+        made.append(compile_.libraries)
+        return found
+
+    monkeypatch.setattr(runtimes, "find", find)
+    monkeypatch.setattr(runtimes, "workshop", workshop)
+    plan = PLAN.replace(compile=COMPILE.replace(libraries=("fmt", "strange", "os")))
+    sandbox = Sandbox(Output(stream="stderr", data=b"no strange here"), ended(Status.ERROR))
+    *_, end = await steps(plan, site_of(tmp_path, sandbox))
+
+    assert "no strange here" == end.error.message
+    assert [("fmt",), ("os",), ()] == made
+
+
+SCRIPT = Plan(argv=("bash", "main.sh"), runtime=Runtime(name="bash"))
+ABSENT = ErrorInfo(type="FileNotFoundError", message="bash: No such file or directory")
+
+
+async def test_a_runtime_that_an_image_lacks_is_named_with_the_image(tmp_path):
+    (ready,) = await steps(SCRIPT, site_of(tmp_path, Sandbox(), image="team/bare:1"))
+    sandbox = Sandbox(ended(Status.ERROR, exit_code=127, error=ABSENT))
+
+    with pytest.raises(DriverUnavailable, match="bash is not in the image team/bare:1; name one"):
+        [_ async for _ in present(sandbox(None, None, None, None), ready.lacking)]
+
+
+async def test_a_script_that_ends_as_if_its_runtime_were_missing_has_ended_so(tmp_path):
+    said = ErrorInfo(type="ExecFailed", message="x")
+    for end in (ended(Status.ERROR, exit_code=127), ended(Status.ERROR, exit_code=127, error=said)):
+        events = Sandbox(end)(None, None, None, None)
+
+        assert [end] == [one async for one in present(events, "lacking")][1:]

@@ -15,7 +15,7 @@ from saggar.boundary import frames
 from saggar.boundary.order import Order
 from saggar.drivers.base import Exit, Reading
 from saggar.drivers.jail.driver import JailDriver
-from saggar.engine import oneshot
+from saggar.engine import oneshot, words
 from saggar.errors import DriverUnavailable, InvalidTask
 from saggar.languages.command import CommandLanguage
 from saggar.languages.python import Python
@@ -279,7 +279,7 @@ async def test_an_error_of_any_shape_can_be_told_and_stored(run, head):
     assert Status.ERROR == result.status
     assert result.error is not None
     assert type(result).model_validate_json(result.model_dump_json()).error == result.error
-    assert oneshot.MAX_TEXT >= len(result.error.message)
+    assert words.MAX_TEXT >= len(result.error.message)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Who gets which child, how many wait, and when their servers come and go."""
 
+from contextlib import contextmanager
+
 import anyio
 import pytest
 from tests.unit.engine.fakes import Clock, FakeDriver, eventually
@@ -7,7 +9,7 @@ from tests.unit.engine.fakes import Clock, FakeDriver, eventually
 from saggar.engine import warm as module
 from saggar.engine.warm import COOLING, FEWEST, IDLE, MOST, RECYCLED, SERVERS, TRIES, Warm
 from saggar.errors import DriverUnavailable, InvalidTask, Overloaded, SandboxBroken
-from saggar.model.plan import WarmKey
+from saggar.model.plan import Layer, WarmKey
 from saggar.model.policy import Policy
 
 POLICY = Policy()
@@ -483,3 +485,23 @@ async def test_a_refill_for_what_is_not_there_any_more_ends_nothing_but_itself(d
 
     assert 1 <= await used(warm)
     assert nursery.alive
+
+
+async def test_layers_are_held_for_as_long_as_a_server_shows_them(driver, tasks, clock):
+    layer = Layer(path="/cache/x/site", target="/opt/x")
+    held = []
+
+    @contextmanager
+    def hold(layers):
+        held.append(tuple(layers))
+        yield
+        held.clear()
+
+    warm = Warm(driver, tasks, None, clock, hold)
+    async with warm.child(key(), POLICY, [layer]):
+        pool = warm._pools[key()]
+
+        assert [(layer,)] == held
+
+    pool.retire()
+    await eventually(lambda: not held)

@@ -113,6 +113,8 @@ class Runner:
             "files": (),
             "rlimits": (),
             "largest": LARGEST,
+            "body": None,
+            "stays": False,
         }
         order = Order(**plain | changes)
         (sendall or self.channel.sendall)(frames.pack(frames.TASK, order.encode()))

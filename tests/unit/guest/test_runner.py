@@ -46,6 +46,13 @@ def test_a_file_that_cannot_be_placed_ends_the_run_before_it_begins(tmp_path):
     assert answer.error["message"].startswith("cannot place taken/file: [Errno 17]")
 
 
+def test_a_folder_to_work_in_that_is_not_there_is_named():
+    answer = run("/no/such/folder", "print('ran')")
+
+    assert ("", 1) == (answer.stdout, answer.exit)
+    assert answer.error["message"].startswith("cannot work in /no/such/folder: [Errno 2]")
+
+
 def test_a_file_that_does_not_fit_names_the_limit(tmp_path):
     size = ((resource.RLIMIT_FSIZE, 1000, 1000),)
     answer = run(

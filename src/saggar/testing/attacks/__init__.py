@@ -20,10 +20,11 @@ from saggar.testing.attacks import (
     persistence,
     power,
     proc,
+    sessions,
     values,
 )
 from saggar.testing.attacks.attack import Attack, Facts
-from saggar.testing.attacks.strike import Outcome, expected_out, strike, unfair
+from saggar.testing.attacks.strike import Outcome, expected_out, lacking, strike, unfair
 
 FAMILIES: tuple[ModuleType, ...] = (
     files,
@@ -33,6 +34,7 @@ FAMILIES: tuple[ModuleType, ...] = (
     others,
     network,
     channel,
+    sessions,
     bombs,
     leftovers,
     endings,
@@ -46,4 +48,4 @@ ATTACKS: tuple[Attack, ...] = tuple(
 )
 """Every attack, in the order it is written down in its family."""
 
-__all__ = ["ATTACKS", "Attack", "Facts", "Outcome", "expected_out", "strike", "unfair"]
+__all__ = ["ATTACKS", "Attack", "Facts", "Outcome", "expected_out", "lacking", "strike", "unfair"]

@@ -13,7 +13,7 @@ import anyio
 
 from saggar.model.plan import Capabilities
 from saggar.platform import Platform
-from saggar.testing.attacks import ATTACKS, Attack, expected_out, strike, unfair
+from saggar.testing.attacks import ATTACKS, Attack, expected_out, lacking, strike, unfair
 
 PATIENCE = 30.0
 """Seconds after which an attack counts as one that hung the host."""
@@ -50,7 +50,7 @@ async def carry_out(driver: str, attacks: list[Attack], as_json: bool) -> int:  
 async def one(platform: Platform, capabilities: Capabilities, attack: Attack) -> Report:
     """What came of one attack; a fault of ours is told like an escape."""
     report: Report = {"name": attack.name, "family": attack.family, "title": attack.title}
-    skipped = unfair(attack, capabilities)
+    skipped = unfair(attack, capabilities) or await lacking(platform, attack)
     if skipped is not None:
         return report | {"skipped": skipped, "good": False, "said": skipped}
     try:

@@ -107,6 +107,8 @@ class Attack:
     """A run that is under way, and waiting, while this one happens."""
     mounts: bool = False
     """Two folders of the host are mounted: `shared`, writable, and `fixed`, read-only."""
+    session: bool = False
+    """It is a cell of a session, and not a run; after it another cell is answered."""
 
     @cached_property
     def code(self) -> str:
@@ -132,6 +134,7 @@ class Options(TypedDict, total=False):
     first: Guest | None
     beside: Guest | None
     mounts: bool
+    session: bool
 
 
 def everywhere(check: Check, **options: Unpack[Options]) -> Callable[[Guest], Attack]:

@@ -3,13 +3,14 @@
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from saggar.errors import PrepareFailed, SandboxBroken
 from saggar.model.environment import Environment, Mount
 from saggar.model.event import Event, Output, fold
 from saggar.model.limits import LIMIT_NAMES
@@ -23,6 +24,9 @@ from saggar.testing.attacks.attack import LIMITS, Attack, Facts, Guest, Seen
 from saggar.testing.attacks.checks import outside
 from saggar.testing.attacks.program import program
 from saggar.testing.attacks.scene import PATIENCE, Scene
+
+if TYPE_CHECKING:
+    from saggar.engine.session import Session
 
 EARLIER = 4
 """Runs before an attack's own where it has a `first`: children are parked ahead, and what one run
@@ -66,6 +70,19 @@ def unfair(attack: Attack, capabilities: Capabilities) -> str | None:
         name for name in sorted(attack.needs) if "cgroup" not in capabilities.limits[name].how
     ]
     return "; ".join(f"{name}: only {capabilities.limits[name].how}" for name in looked) or None
+
+
+async def lacking(platform: Platform, attack: Attack) -> str | None:
+    """What this attack needs and this user cannot have here: the layer that sessions see."""
+    from saggar.sessions.opening import INTERPRETER
+
+    if not attack.session:
+        return None
+    try:
+        await platform.prepare(INTERPRETER)
+    except PrepareFailed as exc:
+        return f"no sessions: {str(exc).splitlines()[0]:.200}"
+    return None
 
 
 def expected_out(attack: Attack, capabilities: Capabilities) -> bool:
@@ -153,8 +170,23 @@ class _Strike:
                     self._seen = self._scene.seen()
         return fold(events)
 
-    def _events(self, task: Task) -> Any:
+    def _events(self, task: Task) -> AsyncGenerator[Event]:
+        if self._attack.session:
+            return self._cell(task)
         return self._platform.events(task, policy=self._policy, driver=self._driver)
+
+    async def _cell(self, task: Task) -> AsyncGenerator[Event]:
+        """The attack as a cell; its session has to serve another one after it."""
+        code = task.program.code
+        session = await self._platform.open_session(
+            "python", policy=self._policy, driver=self._driver, env=task.env
+        )
+        async with session:
+            async with aclosing(session.events(getattr(code, "text", ""))) as events:
+                async for event in events:
+                    yield event
+            if not any([await _answers(session) for _ in range(2)]):
+                raise SandboxBroken("the session does not answer after the attack")
 
     def _task(self, guest: Guest, options: Mapping[str, Any]) -> Task:
         env = {"SAGGAR_SCENE": json.dumps(self._scene.described())}
@@ -181,6 +213,12 @@ class _Strike:
             seen=self._seen,
             earlier=earlier,
         )
+
+
+async def _answers(session: "Session") -> bool:
+    """Whether it does; what an attack has left behind may be found out by the first one only."""
+    result = await session.run("6 * 7", timeout=1)
+    return bool(result.value == 42)
 
 
 def _mounts(scene: Scene) -> tuple[Mount, ...]:
