@@ -1,0 +1,1 @@
+"""How it is shipped: files for compose and Kubernetes, written with the user's values."""
