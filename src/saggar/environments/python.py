@@ -1,5 +1,5 @@
 """
-Python packages: what a requirement may say, and how uv turns requirements into a folder.
+Python packages: how uv turns requirements into a folder.
 
 Everything here runs on the host, with the rights of whoever runs Saggar. So requirements are
 rebuilt from parsed parts before uv reads them, only wheels are installed (building a source
@@ -8,83 +8,21 @@ distribution executes it), and every file has to match the hash in the lock.
 
 import os
 import re
-import shutil
 import site
-import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import anyio
-from anyio.abc import ByteReceiveStream
+from saggar.environments import commands, tree, uv
+from saggar.environments.commands import Command
+from saggar.environments.recipe import Workshop
+from saggar.errors import PrepareFailed
+from saggar.model.plan import Layer
 
-from saggar.environments import tree
-from saggar.errors import InvalidTask, PrepareFailed
-
-Progress = Callable[[str], None]
-"""Is called with one line of text for people at a time."""
-
-_NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-_CLAUSE: Final = r"(?:===|==|~=|!=|<=|>=|<|>)\ *[A-Za-z0-9.*+!_-]+"
-# What no marker needs and a requirements file gives a meaning stays out: - $ # \ and newlines.
-_REQUIREMENT: Final = re.compile(
-    rf"""\ *(?P<name>{_NAME})\ *
-    (?:\[\ *(?P<extras>{_NAME}(?:\ *,\ *{_NAME})*)\ *\])?\ *
-    (?P<versions>{_CLAUSE}(?:\ *,\ *{_CLAUSE})*)?\ *
-    (?:;(?P<marker>[A-Za-z0-9_.,<>=!~'"()*+\ ]+))?""",
-    re.VERBOSE,
-)
-_LONGEST: Final = 1000
-_LOG_KEPT: Final = 64 << 10
-# Each try waits longer than the one before: uv's own three take ten seconds to learn that there is
-# no network. Only what comes first is so impatient; a download that broke is worth more of them.
-_IMPATIENT: Final = {"UV_HTTP_RETRIES": "1"}
-_NOTHING: Final[Mapping[str, str]] = {}
-
-
-def normalised(packages: Iterable[str]) -> tuple[str, ...]:
-    """
-    The same requirements, however they were written: sorted, canonical, each once.
-
-    Raises:
-        InvalidTask: One of them is not a name with versions.
-    """
-    return tuple(sorted({_normalised(package) for package in packages}))
-
-
-def _normalised(package: str) -> str:
-    found = _REQUIREMENT.fullmatch(package) if len(package) <= _LONGEST else None
-    if found is None:
-        raise InvalidTask(
-            f"wanted a package with or without versions, such as 'numpy==2.*', found"
-            f" {package!r:.80}; {_why_not(package)}"
-        )
-    # The canonical name matters: uv would take `evil.zip` for a file beside the lock.
-    extras = sorted({_canonical(extra) for extra in _split(found["extras"])})
-    versions = sorted({clause.replace(" ", "") for clause in _split(found["versions"])})
-    marker = f" ; {' '.join(found['marker'].split())}" if found["marker"] else ""
-    chosen = f"[{','.join(extras)}]" if extras else ""
-    return f"{_canonical(found['name'])}{chosen}{','.join(versions)}{marker}"
-
-
-def _why_not(package: str) -> str:
-    if package.lstrip().startswith("-"):
-        return "options are not accepted here"
-    if "@" in package or "/" in package:
-        return "URLs and paths are not accepted: building what lies there would run it on the host"
-    return "it is not a requirement as PEP 508 defines it"
-
-
-def _split(listed: str | None) -> list[str]:
-    return [part.strip() for part in listed.split(",")] if listed else []
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
+INSIDE: Final = "/opt/saggar/layers"
 
 _IDENTIFY: Final = (
     "import sys, sysconfig; print('.'.join(map(str, sys.version_info[:3])),"
@@ -115,13 +53,9 @@ async def identify(interpreter: str) -> str:
 
 
 async def _ask(interpreter: str) -> str:
-    argv = [interpreter, "-I", "-S", "-c", _IDENTIFY]
-    try:
-        with anyio.fail_after(10):
-            answer = await anyio.run_process(argv, env={}, stderr=subprocess.DEVNULL)
-    except (OSError, subprocess.CalledProcessError) as exc:
-        raise PrepareFailed(f"{interpreter} does not answer as Python does: {exc}") from None
-    return answer.stdout.decode(errors="replace").strip()
+    command = Command([interpreter, "-I", "-S", "-c", _IDENTIFY], timeout=10)
+    said = await commands.run(command, lambda _: f"{interpreter} does not answer as Python does")
+    return said.output.decode(errors="replace").strip()
 
 
 def site_packages() -> tuple[str, ...]:
@@ -137,56 +71,150 @@ def site_packages() -> tuple[str, ...]:
     return tuple(entry for entry in found if entry in known and os.path.isdir(entry))
 
 
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """Where a build happens, and who hears of it."""
-
-    folder: Path
-    turn: int
-    """The lock of this build. The installer keeps it, too: killed, we may leave it behind
-    at work, and nobody must sweep its folder or start over before it has ended."""
-    progress: Progress
-
-
-async def resolve(requirements: tuple[str, ...], interpreter: str, at: Workshop) -> str:
+async def host_packages() -> tuple[str, ...]:
     """
-    The lock: every package with its exact version and the hashes of its files.
+    The folders of packages that count as the host's, those that are looked into first before.
+
+    An activated environment (VIRTUAL_ENV) goes before our own: it is what its user works with.
+    One of another Python is none of ours.
+    """
+    folders = site_packages()
+    if (active := await _active()) is not None:
+        folders = (active.folder, *(folder for folder in folders if folder != active.folder))
+    return folders
+
+
+async def missing(requirements: tuple[str, ...], at: Workshop) -> tuple[str, ...]:
+    """
+    What of the requirements the host's packages lack, each with its exact version.
 
     Raises:
-        PrepareFailed: uv is missing, reaches no index, or found no set of wheels that fits.
+        PrepareFailed: uv is missing, reaches no index, or found nothing that fits.
     """
-    at.progress(f"resolving {_count(requirements)}")
+    active = await _active()
     tree.write(at.folder / "requirements.in", "".join(f"{line}\n" for line in requirements))
-    await _uv(
+    said = await uv.run(
         at,
-        f"no set of wheels fits {', '.join(requirements)}",
-        ["pip", "compile", "requirements.in", "--output-file", "lock.txt"],
-        ["--generate-hashes", "--no-header", "--no-annotate", "--only-binary", ":all:"],
-        ["--python", interpreter],
-        unless_said=_IMPATIENT,
+        f"no set of wheels fits {', '.join(requirements)} and the packages of the host",
+        ["pip", "install", "--dry-run", "--requirements", "requirements.in"],
+        ["--only-binary", ":all:", "--break-system-packages"],
+        ["--python", active.python if active else sys.executable],
+        unless_said=uv.IMPATIENT,
     )
-    return tree.read(at.folder / "lock.txt")
+    return tuple(sorted(re.findall(r"^ *\+ ([A-Za-z0-9._-]+==\S+)$", said.log, re.MULTILINE)))
 
 
-async def install(lock: str, interpreter: str, at: Workshop) -> None:
-    """
-    Install what a lock names into `site` in the workshop's folder.
+@dataclass(frozen=True, slots=True)
+class _Active:
+    """A virtual environment that somebody has activated."""
 
-    Raises:
-        PrepareFailed: uv is missing, a file could not be fetched or has another hash.
-    """
-    pinned = [line.split()[0].partition("==")[::2] for line in lock.splitlines() if "==" in line]
-    at.progress(f"installing {_names([f'{name} {version}' for name, version in pinned])}")
-    tree.write(at.folder / "lock.txt", lock)
-    await _uv(
-        at,
-        "the packages could not be installed",
-        ["pip", "install", "--requirements", "lock.txt", "--target", "site"],
-        ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", interpreter],
-        # Copies: a hard link into uv's cache would share its modes and its later changes.
-        # Bytecode: the layer is read-only later, so every import would compile again.
-        ["--link-mode", "copy", "--compile-bytecode"],
-    )
+    python: str
+    folder: str
+
+
+async def _active() -> _Active | None:
+    found = _activated(os.environ)
+    if found is None or await identify(found.python) != await identify(sys.executable):
+        return None
+    return found
+
+
+def _activated(environ: Mapping[str, str]) -> _Active | None:
+    """The one that VIRTUAL_ENV names; ours is looked into anyway."""
+    home = environ.get("VIRTUAL_ENV", "")
+    if not os.path.isabs(home) or os.path.realpath(home) == os.path.realpath(sys.prefix):
+        return None
+    python = os.path.join(home, "bin", "python")
+    folder = sysconfig.get_path("purelib", "venv", vars={"base": home})
+    if not os.access(python, os.X_OK) or not os.path.isdir(folder):
+        return None
+    return _Active(python, os.path.realpath(folder))
+
+
+@dataclass(frozen=True, slots=True)
+class PythonPackages:
+    """Requirements for one interpreter, as wheels in a folder that Python looks into."""
+
+    names: tuple[str, ...]
+    made_for: str
+    interpreter: str
+    pinned: bool = False
+    """Whether they are all that is to be installed, what they need left out."""
+    kind: str = "python"
+
+    @property
+    def surroundings(self) -> str:
+        """A wheel is for an interpreter; without what they need they are something else."""
+        return f"{self.made_for} alone" if self.pinned else self.made_for
+
+    async def resolve(self, at: Workshop) -> str:
+        """
+        The lock: every package with its exact version and the hashes of its files.
+
+        Raises:
+            PrepareFailed: uv is missing, reaches no index, or found no set of wheels that fits.
+        """
+        at.progress(f"resolving {_count(self.names)}")
+        tree.write(at.folder / "requirements.in", "".join(f"{line}\n" for line in self.names))
+        if self.pinned:
+            found = _entries(await self._compiled(at, "--no-deps"))
+            if not all("--hash=" in entry for entry in found):
+                # A folder of wheels has no list of hashes: uv looks into what it resolves only.
+                whole = _entries(await self._compiled(at))
+                found = [entry for entry in whole if entry.split()[0] in self.names]
+            return "".join(found)
+        # One that names nothing is a lock as well: what was asked for does not apply here.
+        return await self._compiled(at) or "\n"
+
+    async def _compiled(self, at: Workshop, *options: str) -> str:
+        await uv.run(
+            at,
+            f"no set of wheels fits {', '.join(self.names)}",
+            ["pip", "compile", "requirements.in", "--output-file", "lock.txt", *options],
+            ["--generate-hashes", "--no-header", "--no-annotate", "--only-binary", ":all:"],
+            ["--python", self.interpreter],
+            unless_said=uv.IMPATIENT,
+        )
+        return tree.read(at.folder / "lock.txt")
+
+    async def install(self, lock: str, at: Workshop) -> None:
+        """
+        Install what a lock names into `site` in the workshop's folder.
+
+        Raises:
+            PrepareFailed: uv is missing, a file could not be fetched or has another hash.
+        """
+        lines = [line.split()[0] for line in lock.splitlines() if "==" in line]
+        at.progress(f"installing {_names([line.replace('==', ' ', 1) for line in lines])}")
+        tree.write(at.folder / "lock.txt", lock)
+        await uv.run(
+            at,
+            "the packages could not be installed",
+            ["pip", "install", "--requirements", "lock.txt", "--target", "site"],
+            ["--no-deps", "--require-hashes", "--only-binary", ":all:"],
+            ["--python", self.interpreter, "--link-mode", uv.link_mode(at.folder, os.environ)],
+        )
+        await self._compile(at)
+
+    async def _compile(self, at: Workshop) -> None:
+        """The layer is read-only later: without bytecode every import would compile again."""
+        # Not the tests of a package, half of it now and then, which nobody imports. What does not
+        # compile was not written for this Python, and is as good or bad as before.
+        words = ["-m", "compileall", "-qq", "-j", "0", "-x", "/tests?/", "site"]
+        argv = [self.interpreter, "-I", "-S", *words]
+        env = commands.inherited("PATH", "TMPDIR")
+        await commands.attempt(
+            Command(argv, env, cwd=at.folder, timeout=at.timeout, keeps=(at.turn,))
+        )
+
+    def layer(self, site: Path, digest: str) -> Layer:
+        """A folder that Python looks for modules in."""
+        return Layer(path=str(site), target=f"{INSIDE}/{digest[:16]}", python_path=True)
+
+
+def _entries(lock: str) -> list[str]:
+    """One text for each package of a lock, with its hashes."""
+    return re.findall(r"^\S.*\n(?:[ \t]+.*\n)*", lock, re.MULTILINE)
 
 
 def _count(requirements: tuple[str, ...]) -> str:
@@ -196,116 +224,3 @@ def _count(requirements: tuple[str, ...]) -> str:
 def _names(names: list[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
-
-
-def find_uv() -> str:
-    """
-    The uv beside the interpreter that runs us, on PATH, or in the package that ships it.
-
-    Raises:
-        PrepareFailed: There is none.
-    """
-    beside = os.path.join(sys.prefix, "bin", "uv")
-    if os.access(beside, os.X_OK):
-        return beside
-    if found := shutil.which("uv"):
-        return found
-    try:
-        from uv import find_uv_bin
-
-        return find_uv_bin()
-    except (ImportError, FileNotFoundError):
-        raise PrepareFailed("packages need uv, which is not installed; pip install uv") from None
-
-
-async def _uv(
-    at: Workshop, failure: str, *arguments: list[str], unless_said: Mapping[str, str] = _NOTHING
-) -> None:
-    """Run uv to its end; there is no deadline but the caller's cancellation, which kills it."""
-    argv = [find_uv(), *(word for words in arguments for word in words)]
-    try:
-        process = await anyio.open_process(
-            argv,
-            cwd=at.folder,
-            env={**unless_said, **_surroundings(os.environ)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(at.turn,),
-            umask=0o022,
-        )
-    except OSError as exc:
-        raise PrepareFailed(f"uv could not be started: {exc}") from None
-    async with process:
-        assert process.stderr is not None  # noqa: S101 (asked for above)
-        log = await _listen(process.stderr, at.progress)
-        code = await process.wait()
-    if code != 0:
-        raise PrepareFailed(_unreachable(log) or failure + _advice(log), log)
-
-
-async def _listen(stream: ByteReceiveStream, progress: Progress) -> str:
-    """All that uv says, its last part if it is much; downloads are passed on as they start."""
-    heard, line = b"", b""
-    async for piece in stream:
-        heard = (heard + piece)[-_LOG_KEPT:]
-        *lines, line = (line + piece).split(b"\n")
-        for complete in lines:
-            if complete.lstrip().startswith(b"Downloading "):
-                progress(_readable(complete.strip()).replace("Downloading", "downloading", 1))
-        line = line[-_LOG_KEPT:]
-    return _readable(heard)
-
-
-def _readable(log: bytes) -> str:
-    # An index may be named with its password in the URL.
-    return re.sub(r"://[^/\s@]+@", "://***@", log.decode(errors="replace"))
-
-
-def _unreachable(log: str) -> str:
-    """What to say where no index answered at all; empty if that was not it."""
-    if not re.search(r"error sending request|client error \(Connect\)", log):
-        return ""
-    # The chain of causes ends with what the system or the library below said.
-    *_, cause = log.strip().splitlines()
-    reason = re.sub(r"^\s*(?:[0-9]+: |[Cc]ause(?:d by)?: )", "", cause)
-    return f"the package index cannot be reached: {reason}"
-
-
-def _advice(log: str) -> str:
-    if "building from source is disabled" in log:
-        return "; only wheels are installed: building a source distribution would run it here"
-    return ""
-
-
-_KEPT: Final = {
-    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "NETRC"),
-    *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_DATA_HOME"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-}
-# uv's own settings are the operator's and stay, but for those that would undo ours.
-_DROPPED: Final = re.compile(
-    r"UV_(NO_VERIFY_HASHES|REQUIRE_HASHES|NO_BINARY.*|NO_BUILD.*|PYTHON|SYSTEM_PYTHON|TARGET|PREFIX"
-    r"|WORKING_DIR.*|PROJECT.*|LINK_MODE|CUSTOM_COMPILE_COMMAND)"
-)
-# uv does not read pip's settings; where only these are given, the index is meant all the same.
-_TRANSLATED: Final = {
-    "PIP_INDEX_URL": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
-    "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
-    "PIP_CERT": ("SSL_CERT_FILE",),
-}
-
-
-def _surroundings(ours: Mapping[str, str]) -> dict[str, str]:
-    """The environment of uv: index, proxies and certificates of ours, nothing else of ours."""
-    env = {
-        name: value
-        for name, value in ours.items()
-        if name in _KEPT or (name.startswith("UV_") and not _DROPPED.fullmatch(name))
-    }
-    for theirs, names in _TRANSLATED.items():
-        if theirs in ours and not any(name in ours for name in names):
-            env[names[0]] = ours[theirs]
-    return env | {"UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}

@@ -9,16 +9,14 @@ found in may be somebody's home.
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-import anyio
-
-from saggar.environments import locks, python
+from saggar.environments import commands, locks, python
+from saggar.environments.commands import Command
 from saggar.errors import DriverUnavailable, InvalidTask, PrepareFailed
 from saggar.model.plan import Compile, Layer, Runtime
 
@@ -156,18 +154,14 @@ async def _identified(name: str, path: str) -> Found | None:
 
 
 async def _ask(path: str, question: tuple[str, ...]) -> list[str] | None:
-    env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    env = commands.inherited("PATH", "HOME")
+    env |= {"GOTOOLCHAIN": "local", "GOENV": "off"}
     try:
-        with anyio.fail_after(ANSWER):
-            answer = await anyio.run_process(
-                [path, *question],
-                env={**env, "GOTOOLCHAIN": "local", "GOENV": "off"},
-                stderr=subprocess.DEVNULL,
-            )
-    except (OSError, subprocess.CalledProcessError, TimeoutError):
+        said = await commands.attempt(Command([path, *question], env, timeout=ANSWER))
+    except PrepareFailed:
         return None
-    lines = answer.stdout.decode(errors="replace").splitlines()
-    return lines if len(lines) > 1 else None
+    lines = said.output.decode(errors="replace").splitlines()
+    return lines if said.code == 0 and len(lines) > 1 else None
 
 
 def _found(name: str, place: str, version: str) -> Found:
@@ -252,11 +246,7 @@ async def _build(found: Found, packages: list[str], folder: Path) -> None:
     }
     # -trimpath as programs are built: what is compiled without it is of no use to them.
     argv = [os.path.join(found.home, "bin", "go"), "build", "-trimpath", *packages]
-    try:
-        with anyio.fail_after(LIBRARY):
-            done = await anyio.run_process(argv, env=env, cwd=folder, check=False, umask=0o022)
-    except (OSError, TimeoutError) as exc:
-        raise PrepareFailed(f"the library of go cannot be compiled: {exc}") from exc
-    if done.returncode != 0:
-        log = done.stderr.decode(errors="replace")
-        raise PrepareFailed("the library of go does not compile", log)
+    await commands.run(
+        Command(argv, env, cwd=folder, timeout=LIBRARY),
+        lambda _: "the library of go does not compile",
+    )

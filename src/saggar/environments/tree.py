@@ -5,6 +5,7 @@ Without recursion anywhere: a package may hold a tree deeper than Python's stack
 """
 
 import ctypes
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ def write(path: Path, text: str) -> None:
 def read(path: Path) -> str:
     """The text of a file of ours."""
     return path.read_text("utf-8")
+
+
+def sha256(path: str) -> str:
+    """The digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(folder: Path) -> None:
@@ -53,17 +60,30 @@ def walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def seal(site: Path) -> int:
-    """Make a tree read-only and readable for every uid; its size in bytes."""
+    """
+    Make a tree read-only and readable for every uid; its size in bytes.
+
+    A file with further names is an installer's, too: it keeps its mode if everybody can read it.
+    """
     size = 0
     (site / ".lock").unlink(missing_ok=True)  # uv's own, for the time of the installation
     for path, found in walk(str(site)):
         size += found.st_blocks * 512
         # chmod follows a link, and a wheel might hold one that leads out.
-        if not stat.S_ISLNK(found.st_mode):
+        if not stat.S_ISLNK(found.st_mode) and not _is_shared(found):
             executable = stat.S_ISDIR(found.st_mode) or found.st_mode & stat.S_IXUSR
             os.chmod(path, 0o555 if executable else 0o444)
     site.chmod(0o555)
     return size
+
+
+def _is_shared(found: os.stat_result) -> bool:
+    """Whether a file is one of an installer's cache that anybody may read and only we write."""
+    wanted = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+    wanted |= stat.S_IXOTH if found.st_mode & stat.S_IXUSR else 0
+    shut = not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH | stat.S_ISUID | stat.S_ISGID)
+    is_file = stat.S_ISREG(found.st_mode) and found.st_nlink > 1
+    return is_file and shut and found.st_mode & wanted == wanted
 
 
 def delete(folder: Path) -> None:

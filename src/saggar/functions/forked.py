@@ -7,6 +7,7 @@ pipe alone tells nothing while some other copy, forked meanwhile, still holds it
 
 import asyncio
 import ctypes
+import errno
 import inspect
 import json
 import os
@@ -32,6 +33,7 @@ VALUE, FAILURE, MISFIT = b"v", b"e", b"o"
 _HEAD: Final = 9
 """Bytes of a kind and a length."""
 _SET_PARENT_DEATH_SIGNAL: Final = 1
+_PIDFD_SIGNAL_PROCESS_GROUP: Final = 1 << 2
 
 _libc = ctypes.CDLL(None)
 # The copy runs one function of the caller's, who asked for exactly this.
@@ -145,12 +147,13 @@ def _opened(said: bytes) -> Any:
 def _heard(pid: int, pipe: int, deadline: float, check: Callable[[], None] | None) -> bytes:
     """What the process said. It is gone afterwards, and whatever it left in its group."""
     said = bytearray()
-    process = None
+    # Of a child of ours that nobody has reaped the number is nobody else's yet; then the handle is.
+    process = _handle(pid)
     try:
-        process = os.pidfd_open(pid)
         waiting = select.poll()
         for source in (pipe, process):
-            waiting.register(source, select.POLLIN)
+            if source is not None:
+                waiting.register(source, select.POLLIN)
         while not _whole(said):
             if check is not None:
                 check()
@@ -165,28 +168,58 @@ def _heard(pid: int, pipe: int, deadline: float, check: Callable[[], None] | Non
                 break  # it is dead, and all that it said is read
             said += chunk
     finally:
+        how = ""
         if process is not None:
+            how = _end(pid, process)
             os.close(process)
-        how = _end(pid)
     if not _whole(said):
         raise ExecutionFailed(None, f"the forked process ended without an answer{how}")
     return bytes(said)
+
+
+def _handle(pid: int) -> int | None:
+    """One that stays this process's; None if it is gone and reaped, where SIGCHLD is ignored."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    except OSError as exc:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # it was forked a moment ago
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        raise PlatformError(f"this machine has no room for a process now: {exc}") from exc
 
 
 def _whole(said: bytearray) -> bool:
     return len(said) >= _HEAD and len(said) - _HEAD >= int.from_bytes(said[1:_HEAD], "big")
 
 
-def _end(pid: int) -> str:
+def _end(pid: int, process: int) -> str:
     """Kill what is left of a forked process and its group; how it had ended."""
-    for target in (-pid, pid):
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(target, signal.SIGKILL)
+    with suppress(ProcessLookupError, PermissionError):
+        _strike_group(pid, process)
+    with suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(process, signal.SIGKILL)  # it may have had no time to make a group
     try:
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        ended = os.waitid(os.P_PIDFD, process, os.WEXITED)
     except ChildProcessError:  # reaped for us, where SIGCHLD is ignored
         return ""
-    return f", killed by signal {-code}" if code < 0 else f", exit code {code}"
+    if ended is None or ended.si_code == os.CLD_EXITED:
+        return f", exit code {ended.si_status if ended else 0}"
+    return f", killed by signal {ended.si_status}"
+
+
+def _strike_group(pid: int, process: int) -> None:
+    """By its handle; before Linux 6.9 by its number, if the kernel says that it is still ours."""
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL, None, _PIDFD_SIGNAL_PROCESS_GROUP)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        with suppress(ChildProcessError):  # reaped by somebody else: the number may be, too
+            os.waitid(os.P_PIDFD, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            os.kill(-pid, signal.SIGKILL)
 
 
 def _flush() -> None:

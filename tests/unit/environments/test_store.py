@@ -11,16 +11,20 @@ from pathlib import Path
 import anyio
 import pytest
 
+from saggar.config import Settings
 from saggar.environments import locks, python, tree
 from saggar.environments.store import Store
+from saggar.environments.uv import find_uv
 from saggar.errors import InvalidTask, NotFound, PrepareFailed
 from saggar.model.environment import Environment
+from saggar.model.policy import Policy
 
 PREPARE = """
 import asyncio, sys
 from pathlib import Path
 from saggar.environments.store import Store
 from saggar.model.environment import Environment
+from saggar.model.policy import Policy
 
 def say(line):
     print(line, flush=True)
@@ -93,8 +97,12 @@ async def test_a_layer_stays_the_same_when_newer_packages_come_out(store, shelf,
     assert before == await Store(store._root.parent).prepare(CLAY, interpreter=interpreter)
 
 
-async def test_a_layer_is_read_only_and_readable_for_everybody(store, shelf, interpreter):
+async def test_a_copied_layer_is_read_only_and_readable_for_everybody(
+    store, shelf, interpreter, tmp_path
+):
     shelf.add("clay", files={"clay/__init__.py": "", "clay/data/a.txt": "a"})
+    (tmp_path / "uv").mkdir()
+    (tmp_path / "uv").chmod(0o777)  # so that nothing is linked to what is in there
     previous = os.umask(0o077)
     try:
         (layer,) = await store.prepare(CLAY, interpreter=interpreter)
@@ -103,6 +111,19 @@ async def test_a_layer_is_read_only_and_readable_for_everybody(store, shelf, int
 
     assert {0o444, 0o555} == {stat.S_IMODE(os.stat(path).st_mode) for path in files(layer)}
     assert 0o755 == stat.S_IMODE(Path(layer.path).parent.stat().st_mode)
+
+
+async def test_a_linked_layer_shares_its_files_with_the_cache_of_uv(
+    store, shelf, interpreter, tmp_path
+):
+    """It takes no space of its own, everybody can read it, and nobody but us can write it."""
+    shelf.add("clay", files={"clay/__init__.py": "", "clay/data/a.txt": "a"})
+    (layer,) = await store.prepare(CLAY, interpreter=interpreter)
+    found = (Path(layer.path) / "clay/data/a.txt").stat()
+    cached = [path.stat() for path in (tmp_path / "uv").rglob("a.txt")]
+
+    assert [(found.st_dev, found.st_ino)] == [(one.st_dev, one.st_ino) for one in cached]
+    assert 0o444 == stat.S_IMODE(found.st_mode) & 0o466
 
 
 async def test_a_layer_brings_its_bytecode(store, shelf, interpreter):
@@ -358,7 +379,7 @@ async def test_use_keeps_a_layer(store, shelf, interpreter, cache):
 
 
 async def test_gc_takes_what_dead_builds_left_and_leaves_living_ones(store, cache):
-    store._make_folders()
+    store._layers.make_folders()
     dead, living = (cache / "environments" / "building" / name for name in ("aa.1", "bb.1"))
     broken = cache / "environments" / "layers" / "cc"
     for folder in (dead, living, broken):
@@ -421,3 +442,79 @@ async def test_host_files_a_sandbox_cannot_read_are_named_once(
     assert [f"a sandbox cannot read these files in {folder}: shut.py"] == [
         line for line in said if str(folder) in line
     ]
+
+
+async def test_conflicting_pins_live_side_by_side(store, shelf, interpreter):
+    shelf.add("clay", "2.3")
+    shelf.add("clay", "2.4")
+    for _ in range(2):
+        for version in ("2.3", "2.4"):
+            environment = Environment(packages=(f"clay=={version}",))
+            (layer,) = await store.prepare(environment, interpreter=interpreter)
+
+            assert version == imported(layer, "import clay; print(clay.VERSION)")
+    assert 2 == len(store.list())
+
+
+@pytest.fixture
+def venv(tmp_path, monkeypatch, shelf):
+    """An activated environment of our own Python, with clay 1.0 in it."""
+    shelf.add("clay")
+    folder = tmp_path / "venv"
+    subprocess.run([find_uv(), "venv", "-q", "--python", sys.executable, folder], check=True)
+    install = [find_uv(), "pip", "install", "-q", "--python", folder / "bin/python", "clay"]
+    subprocess.run(install, check=True)
+    monkeypatch.setenv("VIRTUAL_ENV", str(folder))
+    return folder
+
+
+def requirements(store) -> list[tuple[str, ...]]:
+    return [stored.requirements for stored in store.list()]
+
+
+async def test_an_activated_environment_counts_as_the_hosts(store, venv, interpreter):
+    layers = await store.prepare(Environment.host(), interpreter=interpreter)
+
+    assert layers[0].path.startswith(str(venv))
+    assert list(python.site_packages()) == [layer.path for layer in layers[1:]]
+
+
+async def test_what_the_host_has_is_not_installed_again(store, venv, shelf, interpreter):
+    environment = Environment(packages=("clay>=1",), host_packages=True)
+    layers = await store.prepare(environment, interpreter=interpreter)
+
+    assert () == store.list()
+    assert "1.0" == imported(layers[0], "import clay; print(clay.VERSION)")
+
+
+async def test_only_what_the_host_lacks_is_installed(store, venv, shelf, interpreter):
+    shelf.add("kiln", requires=["clay"])
+    environment = Environment(packages=("kiln",), host_packages=True)
+    layer, *_ = await store.prepare(environment, interpreter=interpreter)
+
+    assert [("kiln==1.0",)] == requirements(store)
+    assert not (Path(layer.path) / "clay.py").exists()
+
+
+async def test_another_version_than_the_hosts_goes_before_it(store, venv, shelf, interpreter):
+    shelf.add("clay", "2.0")
+    environment = Environment(packages=("clay==2.0",), host_packages=True)
+    layer, *_ = await store.prepare(environment, interpreter=interpreter)
+
+    assert "2.0" == imported(layer, "import clay; print(clay.VERSION)")
+
+
+async def test_of_two_that_cannot_be_had_one_is_told(store, shelf, interpreter, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    environment = Environment(packages=("clay",), models=("clay/cup",))
+    with pytest.raises(PrepareFailed):
+        await store.prepare(environment, interpreter=interpreter)
+
+
+def test_a_store_is_as_its_operator_has_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "ab12")
+    settings = Settings(cache_dir=tmp_path, ceiling=Policy(), models=("clay/*",))
+    store = Store.of(settings)
+
+    assert tmp_path / "endpoints" / "ab12" / "environments" == store._root
+    assert (settings.environments_size, ("clay/*",)) == (store._most, store._private)

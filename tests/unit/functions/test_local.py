@@ -5,6 +5,7 @@ import math
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ from saggar.errors import (
     PlatformError,
     UsageError,
 )
+from saggar.functions import forked
 from saggar.functions.executor import Executor
 from saggar.functions.local import TIMEOUT, LocalExecutor
 
@@ -587,6 +589,41 @@ def test_a_fork_whose_end_is_reaped_by_others_still_answers():
         return LocalExecutor(same, isolation="fork")(7)
 
     assert 7 == in_child(child)
+
+
+@pytest.mark.parametrize("flag", [forked._PIDFD_SIGNAL_PROCESS_GROUP, 1 << 30])
+def test_what_a_fork_leaves_in_its_group_goes_with_it(monkeypatch, flag):
+    """By a handle of the whole group, and as a kernel has it that does not know of those."""
+    monkeypatch.setattr(forked, "_PIDFD_SIGNAL_PROCESS_GROUP", flag)
+    ours, theirs = os.pipe()
+
+    def leave(answer):
+        if os.fork() == 0:
+            time.sleep(60)
+        return answer
+
+    assert 7 == LocalExecutor(leave, isolation="fork")(7)
+    os.close(theirs)
+    ended = select.select([ours], [], [], 20)[0]
+    os.close(ours)
+
+    assert [ours] == ended
+
+
+def test_a_number_that_somebody_else_may_have_by_now_is_not_killed(monkeypatch):
+    """The fork is dead and reaped; a group is called by its number all the same."""
+    monkeypatch.setattr(forked, "_PIDFD_SIGNAL_PROCESS_GROUP", 1 << 30)
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        gone = os.fork()
+        if gone == 0:
+            os._exit(0)
+        handle = os.pidfd_open(gone)
+        os.waitpid(gone, 0)
+
+        assert not forked._end(other.pid, handle)
+        assert other.poll() is None
+        other.kill()
+    os.close(handle)
 
 
 def test_a_deadline_around_a_fork_ends_it():
