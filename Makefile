@@ -4,17 +4,22 @@
 UV      := scripts/uv
 BIN     := .venv/bin
 READY   := .venv/.ready
-SUITES  := $(wildcard tests/unit tests/integration tests/conformance tests/escape tests/chaos \
-	tests/containers)
+# Most wait more than they compute: several files at once.
+BESIDE  := tests/unit tests/integration
+# These count descriptors, fill disks and take the machine's last process: one after the other.
+ALONE   := tests/unit/drivers tests/conformance tests/escape tests/chaos tests/containers \
+	tests/test_code_folder.py
 # An exception on its way to one thread makes Python 3.11 spin in all others that are traced.
 UNTRACED := tests/unit/functions tests/integration/test_executors.py
-COVER   := --cov --cov-report=term --cov-report=html --cov-report=xml
+ATONCE  := -n 2 --dist loadfile
+COVER   := --cov --cov-report=html --cov-report=xml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run test test-unit test-integration test-containers test-fast test-coverage \
+.PHONY: help setup dev run build build-cpu test test-handler test-unit test-integration test-containers test-fast test-coverage \
 	escape bench bench-smoke base-images build-runners build-runner-python build-runner-node \
-	build-runner-go build-generator-orval docs check quality-check lint lint-fix format format-check \
-	types imports clean
+	build-runner-go build-generator-orval build-instance \
+	build-manager build-instance-node build-api build-worker docs check quality-check lint lint-fix format \
+	format-check types imports clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' Makefile
@@ -32,7 +37,9 @@ run: setup ## real code on real data behind the walls, then three hostile progra
 
 test: setup ## every suite, with coverage (coverage/html, coverage/coverage.xml)
 	$(BIN)/python -m pytest $(UNTRACED)
-	$(BIN)/python -m pytest $(SUITES) $(UNTRACED:%=--ignore=%) $(COVER)
+	$(BIN)/python -m pytest $(BESIDE) $(ATONCE) $(UNTRACED:%=--ignore=%) \
+		--ignore=tests/unit/drivers $(COVER) --cov-report=
+	$(BIN)/python -m pytest $(ALONE) $(COVER) --cov-append --cov-report=term
 
 test-coverage: test ## the same
 
@@ -44,6 +51,9 @@ test-fast: setup ## unit tests, quiet, stop at the first failure
 
 test-integration: setup ## the rooms together
 	$(BIN)/python -m pytest tests/integration
+
+test-handler: setup ## every event of tests/handler, and what has to come of it
+	$(BIN)/python -m tests.handler
 
 test-containers: setup ## with a container engine: the runners, the docker driver
 	$(BIN)/python -m pytest tests/containers
@@ -68,6 +78,20 @@ build-runner-node: ## saggar/runner-node
 	scripts/build-image node
 build-runner-go: ## saggar/runner-go, and saggar/runner-go:build to make others of
 	scripts/build-image go
+build-instance: ## python: the executor instance, under the name of its type
+	scripts/build-image instance
+build-manager: ## saggar/manager: what stands in front of instances
+	scripts/build-image manager
+build-api: ## saggar/api: jobs over HTTP
+	scripts/build-image api
+build-worker: ## saggar/worker: who runs them, and Flower; PACKAGES="torch ..." beside
+	scripts/build-image worker
+build: ## saggar/runpod: a worker of RunPod's protocol, with GPU libraries (linux/amd64)
+	scripts/build-image runpod
+build-cpu: ## saggar/runpod-cpu: the same without
+	scripts/build-image runpod-cpu
+build-instance-node: ## node: the four endpoints in plain Node, under the name of its type
+	scripts/build-image instance-node
 build-generator-orval: ## saggar/generator-orval: OpenAPI in, a TypeScript client out
 	scripts/build-image orval
 

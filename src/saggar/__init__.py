@@ -34,6 +34,7 @@ _HOMES = {
     "PolicyDenied": "saggar.errors",
     "PrepareFailed": "saggar.errors",
     "Program": "saggar.model.program",
+    "RemoteError": "saggar.functions.errors",
     "Result": "saggar.model.result",
     "Rung": "saggar.model.policy",
     "SaggarError": "saggar.errors",
@@ -43,7 +44,19 @@ _HOMES = {
     "Status": "saggar.model.result",
     "Task": "saggar.model.task",
     "UsageError": "saggar.errors",
+    "enter": "saggar.functions.classes",
+    "exit": "saggar.functions.classes",
+    "open_sandbox": "saggar.platform",
+    "open_session": "saggar.platform",
+    "remote": "saggar.functions.remote",
     "run": "saggar.platform",
+    "submit": "saggar.jobs.submission",
+}
+# What the systems that came before call theirs; see docs/coming-from.md.
+_DOCUMENTED = {
+    "BakedExecutor": "saggar.compat.runpod_baked",
+    "CodeTools": "saggar.functions.codetools",
+    "is_baked_mode_enabled": "saggar.functions.baked",
 }
 
 __all__ = [
@@ -68,6 +81,7 @@ __all__ = [
     "PolicyDenied",
     "PrepareFailed",
     "Program",
+    "RemoteError",
     "Result",
     "Rung",
     "SaggarError",
@@ -77,7 +91,13 @@ __all__ = [
     "Status",
     "Task",
     "UsageError",
+    "enter",
+    "exit",
+    "open_sandbox",
+    "open_session",
+    "remote",
     "run",
+    "submit",
 ]
 
 if TYPE_CHECKING:
@@ -95,23 +115,30 @@ if TYPE_CHECKING:
         SandboxBroken,
         UsageError,
     )
+    from saggar.functions.baked import is_baked_mode_enabled as is_baked_mode_enabled
+    from saggar.functions.classes import enter, exit  # noqa: A004 - saggar.exit, nothing else
+    from saggar.functions.codetools import CodeTools as CodeTools
     from saggar.functions.container import ContainerExecutor
+    from saggar.functions.errors import RemoteError
     from saggar.functions.executor import Executor
     from saggar.functions.local import LocalExecutor
+    from saggar.functions.remote import remote
     from saggar.functions.sandbox import SandboxExecutor
+    from saggar.jobs.submission import submit
     from saggar.model.environment import Environment, Mount
     from saggar.model.limits import Limits
     from saggar.model.policy import Network, Policy, Rung
     from saggar.model.program import Command, Program
     from saggar.model.result import Display, Result, Status
     from saggar.model.task import File, Task
-    from saggar.platform import Platform, run
+    from saggar.platform import Platform, open_sandbox, open_session, run
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = _HOMES.get(name) or _DOCUMENTED.get(name)
+    if home is None:
         raise AttributeError(f"module 'saggar' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(home), name)
     globals()[name] = value
     return value
 

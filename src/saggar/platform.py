@@ -9,11 +9,12 @@ import atexit
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, nullcontext, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
@@ -21,7 +22,7 @@ from anyio.from_thread import BlockingPortal
 from pydantic import ValidationError
 
 from saggar import registry
-from saggar.config import Settings, cache_dir
+from saggar.config import Settings, cache_dir, load, runtime_dir
 from saggar.drivers.base import Driver, Process
 from saggar.drivers.interpreter import find
 from saggar.engine import oneshot
@@ -38,17 +39,28 @@ from saggar.model.environment import Environment
 from saggar.model.event import Event, Finished, Started, afold
 from saggar.model.limits import LIMIT_NAMES, Limits
 from saggar.model.plan import Capabilities, Layer, Plan, WarmKey
-from saggar.model.policy import Policy
+from saggar.model.policy import Network, Policy
 from saggar.model.program import Code, Command, Program
 from saggar.model.result import Result, Status
 from saggar.model.task import File, Task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anyio.abc import TaskGroup
 
     from saggar.engine.build import Site
+    from saggar.engine.instance import Instance, Log
+    from saggar.engine.interpreter import Starter
+    from saggar.engine.kernel import Hosted, Spec
+    from saggar.engine.sandbox import Sandbox
+    from saggar.engine.session import Opener, Session
     from saggar.environments.store import Store
+    from saggar.jobs.submission import Desk, JobHandle
+    from saggar.sessions.blocking import BlockingSandbox, BlockingSession
+    from saggar.sessions.directory import Directory
 
+_T = TypeVar("_T")
 CLOSED = Policy()
 BARE = Environment()
 TRIES = 3
@@ -79,6 +91,16 @@ class Where(TypedDict, total=False):
     driver: str | None
 
 
+class SandboxOptions(Where, total=False):
+    """What can be said about a live sandbox."""
+
+    environment: Environment | None
+    files: Mapping[str, bytes | str] | Iterable[File]
+    env: Mapping[str, str] | None
+    ttl: float | None
+    owner: str
+
+
 class RunOptions(TaskOptions, Where):
     """Everything that `run` can be told."""
 
@@ -98,6 +120,8 @@ class Platform:
         self._drivers: dict[str, Driver] = {}
         self._warm: dict[str, Warm] = {}
         self._tasks: TaskGroup | None = None
+        self._live: Directory | None = None
+        self._desk: Desk | None = None
 
     async def __aenter__(self) -> Self:
         self._stack.callback(self._close_drivers)
@@ -108,7 +132,285 @@ class Platform:
 
     async def __aexit__(self, *exc: object) -> None:
         self._tasks = None
-        await self._stack.aclose()
+        try:
+            await self._stack.aclose()
+        finally:
+            if self._live is not None:
+                self._live.close()
+
+    @property
+    def live(self) -> "Directory":
+        """Every sandbox and session that lives on this platform."""
+        if self._live is None:
+            from saggar.sessions.directory import Caps, Directory
+            from saggar.sessions.table import Table
+
+            said = self.settings
+            caps = Caps(said.most_live, said.most_live_each, said.session_idle, said.session_age)
+            table = Table(runtime_dir(said))
+            self._stack.callback(table.close)
+            self._live = Directory(self._running(), caps, table)
+        return self._live
+
+    async def submit(
+        self,
+        code: str | bytes | Code | Program | Task,
+        *,
+        policy: Policy | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
+        **said: Any,
+    ) -> "JobHandle":
+        """
+        Submit `code` as a job, which a worker runs in a fresh sandbox.
+
+        Args:
+            code: Source text, a `Program`, or a whole `Task`.
+            policy: What it may touch. If not said: nothing, with more time and memory than a run.
+            limits: What it may consume, beside the policy.
+            said: Options of `saggar.Task`, and those of jobs: `key`, `cache`, `priority`, `queue`,
+                `tenant`, `delay`, `webhook`, `retry_on`.
+
+        Returns:
+            The job: `await result(timeout)`, `events()`, `await cancel()`.
+
+        Raises:
+            UsageError: The task is not well formed, or asks for what the policy denies.
+            Overloaded: The tenant has enough in the queue; says when to come again.
+            QueueUnavailable: The broker does not answer.
+        """
+        from saggar.jobs.submission import Desk, Wishes, task_of
+
+        if self._desk is None:
+            self._desk = Desk(self.settings)
+            self._stack.push_async_callback(self._desk.aclose)
+        wishes: Any = {name: said.pop(name) for name in Wishes.__annotations__ if name in said}
+        return await self._desk.submit(task_of(code, said), policy, limits, **wishes)
+
+    async def open_sandbox(self, **options: Unpack[SandboxOptions]) -> "Sandbox":
+        """
+        Open a live sandbox: programs come and go in it, its files stay until it ends.
+
+        Args:
+            options: `policy`, `limits`, `driver`, `environment`, `files`, `env` as for `run`;
+                `ttl`, seconds after which it ends by itself; `owner`, who it is counted for.
+
+        Returns:
+            It, to be closed, or to be used as a context.
+
+        Raises:
+            UsageError: It asks for what the policy denies, or names what does not exist.
+            Overloaded: As many live as may.
+            PlatformError: We could not do our part.
+        """
+        return await (await self._opener(options, preload=("saggar.guest.keeper",)))()
+
+    async def open_session(  # noqa: PLR0913 - what makes a session
+        self,
+        language: str = "python",
+        *,
+        engine: str = "shell",
+        preload: "str | Path | None" = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - of each execution
+        idle: float | None = None,
+        max_age: float | None = None,
+        log: Callable[[str], None] | None = None,
+        **options: Unpack[SandboxOptions],
+    ) -> "Session":
+        """
+        Open a session: a sandbox, and an interpreter in it that remembers.
+
+        Args:
+            language: "python"; with the engine "kernel" also the name of a kernelspec that the
+                environment's packages bring, or this machine has.
+            engine: "shell", IPython forked from a warm server; "kernel", a Jupyter kernel.
+            preload: A folder of this machine; its `.py` files run, sorted, in every fresh
+                interpreter before anything else, and the whole folder is there to import from.
+            timeout: Seconds for one execution, if it does not say otherwise; the limit of wall.
+            idle: Seconds without an execution after which it ends; the operator's if None.
+            max_age: Seconds after which it ends; the operator's if None.
+            log: Called with what preloaded files print, and with what goes wrong in them.
+            options: As for `open_sandbox`, without `ttl`.
+
+        Raises:
+            UsageError: As for `open_sandbox`; NotFound for a language or engine.
+            PrepareFailed: The layer with IPython could not be built.
+            PlatformError: We could not do our part.
+        """
+        from saggar.sessions import opening
+
+        ask = opening.asked(language, engine, preload, options)
+        policy = self._policy(options.get("policy"), options.get("limits"))
+        wall = policy.limits.wall
+        if timeout is not None and not 0 < timeout <= wall:
+            raise InvalidTask(f"timeout: must be more than 0 and at most {wall:g}, found {timeout}")
+        opener, start = await self._interpreter(language, engine, ask.options, policy)
+        return await self.live.open_session(
+            opener,
+            start,
+            policy,
+            language=language,
+            timeout=wall if timeout is None else timeout,
+            preload=ask.preload,
+            log=log,
+            owner=options.get("owner", ""),
+            idle=idle,
+            max_age=max_age,
+            engine=engine,
+        )
+
+    async def open_kernel(
+        self, name: str = "python", *, key: str, **options: Unpack[SandboxOptions]
+    ) -> "Hosted":
+        """
+        Open a sandbox for a Jupyter kernel that clients of somebody else's connect to.
+
+        Args:
+            name: "python", or the name of a kernelspec, as for `open_session`.
+            key: What clients sign their messages with.
+            options: As for `open_sandbox`.
+
+        Returns:
+            It, to be started and closed.
+        """
+        from saggar.engine.kernel import Hosted
+
+        opener, spec = await self._kernel(name, options)
+        policy = self._policy(options.get("policy"), options.get("limits"))
+        sandbox = await opener()
+        try:
+            return Hosted(sandbox, key, spec, network=policy.network is Network.HOST)
+        except BaseException:
+            await sandbox.close()
+            raise
+
+    async def _interpreter(
+        self, language: str, engine: str, options: SandboxOptions, policy: Policy
+    ) -> "tuple[Opener, Starter]":
+        """What opens a session's sandbox, and what starts an interpreter in it."""
+        from saggar.sessions import opening
+
+        network = policy.network is Network.HOST
+        if engine == "kernel":
+            from saggar.engine.kernel import Kernel
+
+            opener, spec = await self._kernel(language, options)
+            return opener, partial(Kernel.start, network=network, spec=spec)
+        from saggar.engine.shell import Shell
+
+        modules = ("saggar.guest.keeper", "saggar.guest.shell")
+        opener = await self._opener(options, modules, beside=opening.INTERPRETER)
+        return opener, partial(Shell.start, network=network)
+
+    async def _kernel(self, language: str, options: SandboxOptions) -> "tuple[Opener, Spec | None]":
+        """What opens a kernel's sandbox; and which one it is, if not ours."""
+        from saggar.sessions import kernelspecs, opening
+
+        if language == kernelspecs.OWN:
+            modules = ("saggar.guest.keeper", "saggar.guest.kernel")
+            return await self._opener(options, modules, beside=opening.KERNEL), None
+        opener = await self._opener(options, ("saggar.guest.keeper", "saggar.guest.bridge"))
+        environment = _task("", _said(options)).program.environment
+        driver = self._driver(options.get("driver") or self.settings.driver)
+        here = _foreign(driver, environment) is None
+        return opener, kernelspecs.found(language, await self._layers(environment), here=here)
+
+    async def open_instance(  # noqa: PLR0913 - what makes one
+        self,
+        task: Task,
+        *,
+        name: str,
+        policy: Policy,
+        driver: str | None = None,
+        idle: float | None = None,
+        max_age: float | None = None,
+        owner: str = "",
+        log: "Log | None" = None,
+    ) -> "tuple[Instance | None, Result[Any]]":
+        """
+        Open an instance of a captured class: `task` is its constructor's call.
+
+        Returns:
+            It, and what came of the call; no instance where that failed.
+
+        Raises:
+            UsageError, Overloaded, PlatformError: As for `open_sandbox`.
+        """
+        from saggar.engine.instance import BODY, Instance
+        from saggar.model.program import Pickled
+
+        if not isinstance(task.program.code, Pickled):
+            raise InvalidTask("an instance is made of pickled code")
+        walls = self._policy(policy, None)
+        walls.admit(task)
+        options: SandboxOptions = {
+            "policy": policy,
+            "driver": driver,
+            "environment": task.program.environment,
+            "env": task.env,
+            "owner": owner,
+        }
+        instance = Instance(
+            await self._opener(options, ("saggar.guest.keeper", BODY)),
+            policy=walls,
+            payload=task.program.code.payload,
+            arguments=task.input,
+            name=name,
+            owner=owner,
+        )
+        result = await instance.open(log)
+        if instance.closed:
+            return None, result
+        self.live.keep(instance, idle, max_age)
+        return instance, result
+
+    async def _opener(
+        self,
+        options: SandboxOptions,
+        preload: tuple[str, ...],
+        beside: Environment = BARE,
+    ) -> "Callable[[], Awaitable[Sandbox]]":
+        """How to open a sandbox, again and again; `beside` is in it and is not its user's."""
+        for name in options.keys() - SandboxOptions.__annotations__.keys():
+            raise NotFound.among("option", name, SandboxOptions.__annotations__)
+        task = _task("", _said(options))
+        policy = self._policy(options.get("policy"), options.get("limits"))
+        policy.admit(task)
+        environment = await _located(task.program.environment)
+        self._admit_preload(environment)
+        ttl = options.get("ttl")
+        if ttl is not None and ttl <= 0:
+            raise InvalidTask(f"ttl: must be more than 0 seconds, found {ttl}")
+        name = options.get("driver") or self.settings.driver
+        warm = await self._warm_of(name)
+        layers = [*await self._layers(environment, policy.network)]
+        if beside != BARE:
+            ours = await self.prepare(beside.replace(python=environment.python))
+            if self._driver(name).images:
+                ours = await anyio.to_thread.run_sync(_readable_by_any, ours)
+            layers += ours
+        key = _layered(_key(environment, policy), layers)
+        key = replace(key, preload=(*key.preload, *preload))
+        files = [(file.path, file.content, file.mode) for file in task.files]
+
+        async def opened() -> "Sandbox":
+            return await self.live.open_sandbox(
+                lambda: warm.child(key, policy, layers),
+                policy.limits,
+                driver=name,
+                ttl=ttl,
+                owner=options.get("owner", ""),
+                files=files,
+                env=task.env,
+            )
+
+        return opened
+
+    def _running(self) -> "TaskGroup":
+        if self._tasks is None:
+            raise UsageError(
+                "this platform is not open; use `async with saggar.Platform() as platform:`"
+            )
+        return self._tasks
 
     async def run(
         self, code: str | bytes | Code | Program | Task, **options: Unpack[RunOptions]
@@ -156,8 +458,12 @@ class Platform:
         """What a plan needs is found and made; then it is executed."""
         warm = await self._warm_of(driver)
         environment = _imaged(task.program.environment, self._driver(driver), plan)
-        layers = await self._layers(environment)
-        key = _key(environment, policy)
+        environment = await _located(environment)
+        layers = await self._layers(environment, policy.network)
+        key = _layered(_key(environment, policy), layers)
+        if plan.preload:
+            key = replace(key, preload=(*key.preload, *plan.preload))
+        lacking = ""
         if plan.runtime is not None:
             from saggar.engine import build
 
@@ -172,8 +478,10 @@ class Platform:
             if ready is None:
                 return  # it does not compile, and the events have said so
             plan, layers = ready.plan, (*layers, *ready.layers)
-            key = _layered(key, ready.layers)
+            key, lacking = _layered(key, ready.layers), ready.lacking
         events = self._tries(warm, key, policy, layers, task, plan)
+        if lacking:
+            events = build.present(events, lacking)
         if plan.answers:
             from saggar.engine.answer import answered
             from saggar.model.protocol import LARGEST
@@ -228,30 +536,49 @@ class Platform:
                     raise
 
     async def prepare(
-        self, environment: Environment, *, progress: Callable[[str], None] | None = None
+        self,
+        environment: Environment,
+        *,
+        progress: Callable[[str], None] | None = None,
+        offline: bool = True,
     ) -> tuple[Layer, ...]:
-        """Build what `environment` needs, unless it is there. PrepareFailed carries the log."""
-        if not environment.packages and not environment.host_packages:
+        """
+        Build what `environment` needs, unless it is there. PrepareFailed carries the log.
+
+        `offline`: whether what runs there has no network, so that it looks for no other models.
+        """
+        wanted = (environment.packages, environment.system_packages, environment.models)
+        if not any(wanted) and not environment.host_packages:
             return ()
-        interpreter = find(environment.python).executable
+        interpreter = find((await _located(environment)).python).executable
         return await self._layers_of().prepare(
-            environment, interpreter=interpreter, progress=progress
+            environment, interpreter=interpreter, progress=progress, offline=offline
         )
 
     def _layers_of(self) -> "Store":
         if self._store is None:
             from saggar.environments.store import Store
 
-            self._store = Store(cache_dir(self.settings))
+            self._store = Store.of(self.settings)
         return self._store
+
+    def _hold(self, layers: Sequence[Layer]) -> AbstractContextManager[object]:
+        """A layer stays for as long as a server shows it to its children."""
+        return nullcontext() if self._store is None else self._store.hold(layers)
 
     async def sweep(self) -> dict[str, int]:
         """
-        Remove what dead processes left behind: cgroups, leases of user ids, folders, old layers.
+        Remove what dead processes left behind: cgroups, leases of user ids, folders, old layers,
+        and the rows of the sandboxes and sessions that were lost with them.
 
         Returns how many of each there were.
         """
+        from saggar.sessions.table import Table
+
+        lost = Table(runtime_dir(self.settings)).lost()
         found: Counter[str] = Counter()
+        for row in lost:
+            found["lost_sessions" if row.kind == "session" else "lost_sandboxes"] += 1
         for name in registry.drivers():
             found.update(self._driver(name).sweep())
         from saggar.environments.programs import Programs
@@ -269,8 +596,12 @@ class Platform:
         except PlatformError as exc:  # a driver of somebody else's that does not even load
             return Capabilities(driver=name, available=False, reasons=(str(exc),))
 
-    async def _layers(self, environment: Environment) -> Sequence[Layer]:
-        return () if environment == BARE else await self.prepare(environment)
+    async def _layers(
+        self, environment: Environment, network: Network = Network.NONE
+    ) -> Sequence[Layer]:
+        if environment == BARE:
+            return ()
+        return await self.prepare(environment, offline=network is not Network.HOST)
 
     def _close_drivers(self) -> None:
         for driver in self._drivers.values():
@@ -302,15 +633,17 @@ class Platform:
 
     async def _warm_of(self, name: str) -> Warm:
         if name not in self._warm:
-            if self._tasks is None:
-                raise UsageError(
-                    "this platform is not open; use `async with saggar.Platform() as platform:`"
-                )
             driver, kept = self._driver(name), self.settings.warm
             if not driver.warm:
                 kept = 0  # a child of its is used as soon as it stands, or not made
-            self._warm[name] = Warm(driver, self._tasks, None if kept == "auto" else kept)
+            most = None if kept == "auto" else kept
+            self._warm[name] = Warm(driver, self._running(), most, hold=self._hold)
         return self._warm[name]
+
+
+def _said(options: Any) -> dict[str, Any]:
+    """Those of them that say something of a task."""
+    return {name: options.get(name) for name in TaskOptions.__annotations__ if name in options}
 
 
 def _task(code: Any, options: Any) -> Task:
@@ -383,11 +716,32 @@ def _around_compiler(environment: Environment, toolchain: Sequence[Layer]) -> En
     return BARE if toolchain else BARE.replace(image=environment.image, root=environment.root)
 
 
+async def _located(environment: Environment) -> Environment:
+    """The environment, with the path of its Python where a version was named."""
+    if environment.python is None or environment.python.startswith("/"):
+        return environment
+    from saggar.environments import interpreters
+
+    return environment.replace(python=await interpreters.of_version(environment.python))
+
+
 def _imaged(environment: Environment, driver: Driver, plan: Plan) -> Environment:
     """The environment, with the image that has the runtime where none was named."""
     if environment.image or plan.runtime is None or not driver.images:
         return environment
     return environment.replace(image=plan.runtime.image)
+
+
+def _readable_by_any(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Mark those that are tied to no version: an image may have another Python than we."""
+    from pathlib import Path
+
+    return tuple(
+        layer.replace(
+            any_python=all(".abi3." in path.name for path in Path(layer.path).rglob("*.so"))
+        )
+        for layer in layers
+    )
 
 
 def _foreign(driver: Driver, environment: Environment) -> str | None:
@@ -412,6 +766,8 @@ class _Background:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        # As for any door: a ceiling of the operator's holds for whoever imports us, too.
+        self._settings = load() if _settings is None else _settings
         self._started: Future[tuple[BlockingPortal, Platform]] = Future()
         self._thread = threading.Thread(target=self._main, name="saggar", daemon=True)
         try:
@@ -434,7 +790,7 @@ class _Background:
             self._started.set_exception(exc)
 
     async def _live(self) -> None:
-        async with BlockingPortal() as portal, Platform() as platform:
+        async with BlockingPortal() as portal, Platform(self._settings) as platform:
             self._stop = anyio.Event()
             self._started.set_result((portal, platform))
             await self._stop.wait()
@@ -445,14 +801,55 @@ class _Background:
             self.portal.start_task_soon(self._stop.set)
         self._thread.join(10)
 
+    def call(self, function: Callable[..., Awaitable[_T]], /, *args: Any, **named: Any) -> _T:
+        """Call it on the platform's thread and wait; Ctrl-C here cancels it there."""
+        future: Future[_T] = self.portal.start_task_soon(_called, function, args, named)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def acall(
+        self, function: Callable[..., Awaitable[_T]], /, *args: Any, **named: Any
+    ) -> _T:
+        """The same for code with an event loop of its own, whichever."""
+        future: Future[_T] = self.portal.start_task_soon(_called, function, args, named)
+        try:
+            return await anyio.to_thread.run_sync(future.result, abandon_on_cancel=True)
+        except BaseException:
+            future.cancel()
+            raise
+
     @property
     def alive(self) -> bool:
         """Whether it still takes tasks."""
         return self._thread.is_alive()
 
 
+async def _called(function: Callable[..., Awaitable[_T]], args: Any, named: Any) -> _T:
+    return await function(*args, **named)
+
+
 _background: _Background | None = None
+_settings: Settings | None = None
 _starting = threading.Lock()
+
+
+def configure(settings: Settings) -> None:
+    """
+    What this process's own platform is operated with; a door says so before its first use.
+
+    Raises:
+        UsageError: The platform has started already, on other settings.
+    """
+    global _settings  # noqa: PLW0603 - as the platform they are for
+    with _starting:
+        if settings == (_settings or Settings()):
+            return
+        if _background is not None and _background.alive:
+            raise UsageError("the platform of this process has started on other settings")
+        _settings = settings
 
 
 def _platform() -> _Background:
@@ -463,6 +860,11 @@ def _platform() -> _Background:
             atexit.unregister(_stop)
             atexit.register(_stop)
     return _background
+
+
+def background() -> _Background:
+    """This process's own platform, on a thread of its own; the first call starts it."""
+    return _platform()
 
 
 def _stop() -> None:
@@ -477,6 +879,11 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
+
+
+def shared() -> _Background:
+    """This process's own platform, for a door whose event loop is somebody else's."""
+    return _platform()
 
 
 async def arun(
@@ -495,6 +902,30 @@ async def arun(
 
 async def _call(background: _Background, code: Any, options: RunOptions) -> Result[Any]:
     return await background.platform.run(code, **options)
+
+
+def open_session(language: str = "python", **options: Any) -> "BlockingSession":
+    """
+    Open a session, for code without an event loop; see `Platform.open_session`.
+
+        with saggar.open_session("python") as session:
+            session.run("x = 40")
+            session.run("x + 2").value
+    """
+    from saggar.sessions.blocking import BlockingSession
+
+    background = _platform()
+    session = background.call(background.platform.open_session, language, **options)
+    return BlockingSession(background.call, session)
+
+
+def open_sandbox(**options: Unpack[SandboxOptions]) -> "BlockingSandbox":
+    """Open a live sandbox, for code without an event loop; see `Platform.open_sandbox`."""
+    from saggar.sessions.blocking import BlockingSandbox
+
+    background = _platform()
+    sandbox = background.call(background.platform.open_sandbox, **options)
+    return BlockingSandbox(background.call, sandbox)
 
 
 def run(code: str | bytes | Code | Program | Task, **options: Unpack[RunOptions]) -> Result[Any]:

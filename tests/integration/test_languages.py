@@ -328,6 +328,14 @@ async def test_what_does_not_compile_is_told_apart_from_what_fails(run):
     assert "declared and not used" in result.stderr
 
 
+async def test_a_part_of_gos_library_for_other_machines_is_a_compile_error(run):
+    result = await run("go", 'package main\n\nimport _ "syscall/js"\n\nfunc main() {}\n')
+
+    assert (Status.ERROR, "CompileError") == (result.status, result.error.type)
+    assert "syscall/js" in result.error.message
+    assert "exclude" in result.error.message
+
+
 async def test_go_packages_beside_the_program_are_compiled_in(run):
     files = {
         "go.mod": "module example\n\ngo 1.18\n",

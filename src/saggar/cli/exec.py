@@ -1,11 +1,16 @@
-"""`saggar exec`: a function of a file, called with the JSON on stdin, its answer on stdout."""
+"""
+`saggar exec`: a function of a file, called with the JSON on stdin, its answer on stdout.
+
+With `--` it is the other one: a program in a live sandbox, see `attach.py`. A function has no use
+for words after `--`, and a program is nothing without them, so neither is taken for the other.
+"""
 
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from saggar.cli.arguments import Parser
+from saggar.cli.arguments import Parser, split
 from saggar.cli.main import complain
 from saggar.cli.options import surroundings
 from saggar.errors import InvalidInput
@@ -16,11 +21,15 @@ examples:
   echo '[1, 2, 3]' | saggar exec stats.py --entry describe
   saggar exec --schema-in in.json --schema-out out.json --entry describe stats.py < input.json
   saggar exec tool.mjs --entry convert --wall 3s --json < input.json
+  saggar exec 4f3a -- ls -l          (a program in the live sandbox whose id begins so)
 
 The answer goes to stdout as one line of JSON; what the program prints goes to stderr. With --json
 the line is {"ok": true, "output": ...} or {"ok": false, "error": {"message", "code", "details"}}.
 Exit code: 0; 1 the function failed, or answered what its schema does not allow; 124 timeout; 137
 killed, or its limit of memory or output met; 2 a mistake in the call or the input; 70 ours.
+
+A program in a live sandbox has our streams, on a terminal one of its own; its exit code is ours.
+Before -- stand ID, --env K=V, --cwd FOLDER and --no-pty.
 """
 LARGEST = 16 << 20
 """Bytes of an input."""
@@ -36,6 +45,14 @@ class Unread(InvalidInput):
 
 def main(words: Sequence[str]) -> int:
     """Call it; the exit code says how that ended."""
+    if "--" in words and not _entry(words):
+        from saggar.cli import attach
+
+        return attach.main(words)
+    if not _entry(words):
+        from saggar.cli.attach import refuse_an_id
+
+        refuse_an_id(words)
     options = parser().read(words)
 
     from saggar.cli.request import driver, request
@@ -65,10 +82,20 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+def _entry(words: Sequence[str]) -> bool:
+    """Whether a function is named, before any `--`."""
+    ours, _ = split(words)
+    return any(word == "--entry" or word.startswith("--entry=") for word in ours)
+
+
 def parser() -> Parser:
-    """Everything `saggar exec` understands."""
+    """Everything that calling a function understands."""
     made = Parser("exec", SUMMARY, EXAMPLES)
-    made.usage = "saggar exec FILE --entry NAME [OPTION...] < INPUT"
+    made.usage = (
+        "saggar exec FILE --entry NAME [OPTION...] < INPUT\n"
+        "       saggar exec ID [OPTION...] -- PROGRAM [ARGUMENT...]"
+    )
+    made.elsewhere = "a function has its input on stdin; a program follows saggar exec ID --"
     made.add_argument("file", metavar="FILE", help="the program's file")
     made.add_argument("--entry", metavar="NAME", required=True, help="the function to call")
     made.add_argument("--schema-in", metavar="FILE", help="JSON Schema of the input")

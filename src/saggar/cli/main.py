@@ -23,9 +23,28 @@ from saggar.errors import (
 
 COMMANDS = {
     "run": "run a program behind walls and pass on what it prints",
-    "exec": "call a function of a program: JSON in, JSON out, with a schema on each side",
+    "exec": "call a function, JSON in, JSON out; or start a program in a live sandbox",
+    "shell": "a prompt in a session that remembers; or cells from stdin",
+    "open": "keep a sandbox open, for exec, cp and kill",
+    "ps": "the live sandboxes and sessions of your processes",
+    "kill": "end some of them",
+    "cp": "copy files into a live sandbox, or out of one",
     "doctor": "what each driver can enforce on this machine, why not, and what to do",
+    "env": "layers of packages, system packages and models: list, show, remove, build ahead",
+    "submit": "leave a program to a worker, now or later",
+    "jobs": "what was submitted: look, read along, cancel, start anew",
+    "dead-letters": "jobs that were given up: look, start anew, forget",
+    "serve": "runs and jobs over HTTP",
+    "worker": "work off what was submitted",
+    "broker": "where jobs wait: its URL, and a prompt there",
     "gc": "remove what a killed process left behind",
+    "instance": "one session over HTTP, behind the four endpoints of an executor instance",
+    "manager": "many instances over HTTP: allocate, execute, give back",
+    "kernelspec": "give Jupyter a kernel that runs behind walls",
+    "runpod": "a worker for RunPod's clients: one event, or a server on this machine",
+    "bake": "functions and classes by name: a registry, their environments, an image",
+    "compose": "a compose file: instances, their manager, and its list of them",
+    "deploy": "files for jobs, for compose or Kubernetes: broker, workers, Flower, API",
     "runner": "answer one document of the container protocol, as the runners' images do",
     "bench": "the numbers, beside what one would use instead",
 }
@@ -83,7 +102,7 @@ def dispatch(words: list[str]) -> int:
         case [command, *rest] if command in COMMANDS:
             # Plugins of pydantic's are searched for in every installed package, for nothing.
             os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-            code: int = import_module(f"saggar.cli.{command}").main(rest)
+            code: int = import_module(f"saggar.cli.{command.replace('-', '')}").main(rest)
             return code
         case [option, *_] if near := nearest(option):
             raise UsageError(f"no option {option}; did you mean saggar {near}?")
@@ -187,5 +206,5 @@ def occupy_standard_streams() -> None:
 
 def overview() -> str:
     """What `saggar --help` shows."""
-    lines = (f"  {name:<9}{summary}" for name, summary in COMMANDS.items())
+    lines = (f"  {name:<13}{summary}" for name, summary in COMMANDS.items())
     return HELP.format(commands="\n".join(lines))

@@ -41,20 +41,26 @@ def parser() -> Parser:
     made = Parser("run", SUMMARY, EXAMPLES)
     made.usage = "saggar run (FILE | -c CODE | -) [OPTION...] [-- ARGUMENT...]"
     made.elsewhere = "the program's own arguments go after --"
-    _program(made)
+    program(made)
     surroundings(made)
-    _answer(made)
+    answer(made)
     return made
 
 
 def surroundings(made: Parser) -> None:
     """What a program finds, what it may use, and who builds its walls."""
     _finds(made)
+    bounds(made)
+
+
+def bounds(made: Parser) -> None:
+    """What may be used, and who builds the walls."""
     _limits(made)
     _walls(made)
 
 
-def _program(made: Parser) -> None:
+def program(made: Parser) -> None:
+    """What runs."""
     group = made.add_argument_group("the program")
     group.add_argument("file", nargs="?", metavar="FILE", help="its file; - reads it from stdin")
     group.add_argument("-c", dest="code", metavar="CODE", help="its text")
@@ -130,7 +136,8 @@ def _walls(made: Parser) -> None:
     group.add_argument("--driver", metavar="NAME", help="who builds the walls; see saggar doctor")
 
 
-def _answer(made: Parser) -> None:
+def answer(made: Parser) -> None:
+    """What is to be seen of its end."""
     group = made.add_argument_group("what comes back")
     group.add_argument(
         "--output",

@@ -5,6 +5,7 @@ On a terminal the line is written over and disappears when the work is done; in 
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from saggar.cli.main import complain
 
 _ERASE = "\r\x1b[K"
+BAR = 20
 
 
 @contextmanager
@@ -34,7 +36,16 @@ def _silent(_: str) -> None:
 
 def _over(line: str) -> None:
     width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    _write(f"{_ERASE}saggar: {line}"[: width + len(_ERASE) - 1])
+    _write(f"{_ERASE}saggar: {with_bar(line)}"[: width + len(_ERASE) - 1])
+
+
+def with_bar(line: str) -> str:
+    """A line that says how many per cent there are, with a bar of it."""
+    found = re.search(r"\b([0-9]{1,3}) %", line)
+    if found is None:
+        return line
+    done = min(100, int(found[1])) * BAR // 100
+    return f"[{'#' * done}{'-' * (BAR - done)}] {line}"
 
 
 def _write(text: str) -> None:

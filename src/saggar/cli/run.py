@@ -126,7 +126,7 @@ class Run:
         if finished is None:
             complain("the run ended without a verdict")
             return OURS
-        return self._conclude(finished)
+        return self.conclude(finished)
 
     def _events(self, platform: "Platform") -> Any:
         return platform.events(self.task, policy=self.policy, driver=self.driver)
@@ -160,7 +160,7 @@ class Run:
         self._say(verdict(result, self.policy.limits))
         return exit_code(result)
 
-    def _conclude(self, outcome: "Outcome") -> int:
+    def conclude(self, outcome: "Outcome") -> int:
         """Write the files, say the verdict."""
         from saggar.cli.ending import exit_code, not_collected, verdict
         from saggar.cli.outputs import hidden, write

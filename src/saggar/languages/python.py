@@ -1,13 +1,19 @@
 """Python: run by the guest's own runner, in the interpreter that was forked for it."""
 
-from typing import Any
+from marshal import dumps
+from typing import Any, Final
 
 from saggar.errors import InvalidTask
 from saggar.languages.base import USUAL
 from saggar.model.limits import Limits
 from saggar.model.plan import Plan
-from saggar.model.program import Inline
+from saggar.model.program import Inline, Pickled
+from saggar.model.quantity import MiB
 from saggar.model.task import Task
+
+_CALLS: Final = "saggar.guest.remote"
+_LARGEST: Final = 256 * MiB
+"""Bytes of an answer that cannot go through shared memory: they are read by us piece by piece."""
 
 
 class Python:
@@ -15,11 +21,13 @@ class Python:
 
     name = "python"
 
-    def plan(self, task: Task, limits: Limits = USUAL) -> Plan:  # noqa: ARG002 - nobody to tell
+    def plan(self, task: Task, limits: Limits = USUAL) -> Plan:
         """The runner puts the script in a file, so that `__file__` and `inspect` find it."""
         code = task.program.code
+        if isinstance(code, Pickled):
+            return _call(code, task, limits)
         if not isinstance(code, Inline):
-            raise InvalidTask(f"python cannot run {code.kind} code; wanted inline source text")
+            raise InvalidTask(f"python cannot run {code.kind} code; wanted inline or pickled code")
         if task.want_value and task.program.entry:
             raise InvalidTask("an entry function has a value of its own; leave want_value out")
         if any(file.path == code.filename for file in task.files):
@@ -31,3 +39,15 @@ class Python:
             "want_value": task.want_value,
         }
         return Plan(guest=guest)
+
+
+def _call(code: Pickled, task: Task, limits: Limits) -> Plan:
+    """A function that was captured: it is unpickled inside, by a body of ours."""
+    if task.program.entry is not None or task.want_value:
+        raise InvalidTask("pickled code is a function already; leave entry and want_value out")
+    said = dumps((task.input.media_type, code.payload, task.input.data), 2)
+    return Plan(
+        guest={"body": _CALLS, "input": said},
+        preload=(_CALLS,),
+        largest=min(limits.memory, _LARGEST),
+    )

@@ -1,7 +1,10 @@
+import marshal
+
 import pytest
 
 from saggar.errors import InvalidTask
 from saggar.languages.python import Python
+from saggar.model.limits import Limits
 from saggar.model.program import Command, Inline, Named, Pickled
 from saggar.model.task import Task
 
@@ -36,12 +39,25 @@ def test_what_is_asked_of_it_is_told_to_the_runner():
     assert "f" == planned("def f(): pass", entry="f").guest["entry"]
 
 
-@pytest.mark.parametrize(
-    "code", [Command(argv=("ls",)), Named(name="f"), Pickled(payload=b"")], ids=lambda c: c.kind
-)
+@pytest.mark.parametrize("code", [Command(argv=("ls",)), Named(name="f")], ids=lambda c: c.kind)
 def test_other_forms_of_code_are_refused_by_name(code):
     with pytest.raises(InvalidTask, match=f"python cannot run {code.kind} code; wanted inline"):
         planned(code)
+
+
+def test_a_pickled_function_is_called_by_a_body_of_ours():
+    plan = planned(Pickled(payload=b"function"), input=[[1], {}])
+
+    assert "saggar.guest.remote" == plan.guest["body"]
+    assert ("saggar.guest.remote",) == plan.preload
+    assert ("application/json", b"function", b"[[1],{}]") == marshal.loads(plan.guest["input"])
+    assert plan.largest == Limits().memory
+
+
+@pytest.mark.parametrize("said", [{"want_value": True}, {"entry": "f"}])
+def test_a_pickled_function_has_an_entry_and_a_value_already(said):
+    with pytest.raises(InvalidTask, match="leave entry and want_value out"):
+        planned(Pickled(payload=b""), **said)
 
 
 def test_an_entry_has_a_value_of_its_own():

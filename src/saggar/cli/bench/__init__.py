@@ -58,7 +58,7 @@ Measure = Callable[[Effort], list[Row]]
 
 def measurements() -> dict[str, Measure]:
     """Every measurement by its name, in the order of the table."""
-    from saggar.cli.bench import ours, peers, typed
+    from saggar.cli.bench import environments, jobs, kernels, ours, peers, remote, sessions, typed
 
     return {
         "run": ours.fresh,
@@ -72,6 +72,12 @@ def measurements() -> dict[str, Measure]:
         "local": typed.local,
         "sandbox": typed.sandboxed,
         "container": typed.contained,
+        "session": sessions.sessions,
+        "sessions": sessions.many,
+        "kernels": kernels.kernels,
+        "environment": environments.rows,
+        "remote": remote.remotes,
+        "jobs": jobs.jobs,
         "peers": peers.peers,
     }
 

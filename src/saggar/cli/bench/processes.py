@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from saggar.errors import PlatformError
 
+INIT = "saggar-init"
+
 
 def descendants(root: int | None = None) -> list[int]:
     """Every living process below `root`, which is ourselves if not said otherwise; sorted."""
@@ -20,7 +22,13 @@ def descendants(root: int | None = None) -> list[int]:
 
 
 def proportional(pid: int) -> int:
-    """Bytes of a process, its share of what it shares counted (Pss)."""
+    """
+    Bytes of a process, its share of what it shares counted (Pss).
+
+    Nothing for pid 1 of a sandbox: it runs in its fork server's memory, which is counted there.
+    """
+    if _name(pid) == INIT:
+        return 0
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
             sizes = [line.split()[1] for line in file if line.startswith("Pss:")]
@@ -31,6 +39,14 @@ def proportional(pid: int) -> int:
             f"process {pid} does not let us read its memory map; run the bench as root"
         ) from None
     return int(sizes[0]) * 1024 if sizes else 0
+
+
+def _name(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _parents() -> Iterator[tuple[int, int]]:

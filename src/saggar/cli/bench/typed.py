@@ -10,6 +10,7 @@ from importlib import import_module
 from time import perf_counter
 from typing import Any
 
+from saggar.cli.bench import golang
 from saggar.cli.bench.row import Effort, Row, median, timed
 from saggar.errors import SaggarError
 from saggar.functions.container import ContainerExecutor
@@ -84,6 +85,7 @@ def local(effort: Effort) -> list[Row]:
             both, bare, 650, calls,
         ),
         *_local_peers(max(1, calls // 10)),
+        *golang.rows(seconds=effort.seconds / 6),
     ]  # fmt: skip
 
 
