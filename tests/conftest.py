@@ -8,6 +8,7 @@ tested must not look like one that held.
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SUITES = ("unit", "integration", "conformance", "containers", "escape", "chaos", "bench")
 ORDINARY = "saggar-test"
+
+
+# A shell that starts us in the background has us ignore Ctrl-C, and all that we start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def missing(what: str) -> None:

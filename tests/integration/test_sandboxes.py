@@ -209,8 +209,10 @@ async def test_a_program_inherits_nothing_of_ours(sandbox: Sandbox):
 
 async def test_a_program_ignores_no_signal_that_ours_do(sandbox: Sandbox):
     process = await sandbox.spawn(("grep", "SigIgn", "/proc/self/status"))
+    ignored = int((await said(process))[0].split()[1], 16)
 
-    assert b"SigIgn:\t0000000000000000\n" == (await said(process))[0]
+    # What posix_spawn started, as make does, ignores the two that are the C library's own.
+    assert 0 == ignored & ~(1 << 31 | 1 << 32)
 
 
 async def test_a_terminal_is_one_and_has_a_size(sandbox: Sandbox):

@@ -6,11 +6,12 @@ what a guest wrote is only ever among the bytes.
 """
 
 import json
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 
 from saggar.errors import InvalidTask
 
@@ -39,6 +40,7 @@ class Line:
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
+        self._end: socket.socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610
         self._buffer = bytearray()
         self._sending = anyio.Lock()
 
@@ -76,14 +78,31 @@ class Line:
             searched = len(self._buffer)
             if searched > LONGEST:
                 raise InvalidTask(f"a line of a request has at most {LONGEST:,} bytes")
-            self._buffer += await self._stream.receive(PIECE)
+            self._buffer += await self._more()
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line
 
+    async def _more(self) -> bytes:
+        """
+        What has come. Read from the socket itself: a stream's own `receive` that is cancelled in the
+        moment in which something comes leaves an error in the event loop.
+        """
+        while True:
+            try:
+                data = self._end.recv(PIECE)
+            except BlockingIOError:
+                await anyio.wait_readable(self._end)
+                continue
+            except OSError as exc:
+                raise anyio.BrokenResourceError from exc
+            if not data:
+                raise anyio.EndOfStream
+            return data
+
     async def _exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
-            self._buffer += await self._stream.receive(PIECE)
+            self._buffer += await self._more()
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
         return data

@@ -93,9 +93,18 @@ async def reached(holder: Holder) -> AsyncGenerator[Line]:
     """
     async with await _connected(holder) as stream:
         try:
-            yield Line(stream)
+            yield _Asking(stream)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as exc:
             raise PlatformError(f"process {holder.pid}, which had it, is gone") from exc
+
+
+class _Asking(Line):
+    """A line whose other end may have ended: what it said last, why or how, is still to be read."""
+
+    async def send(self, say: str, data: bytes = b"", **head: object) -> None:
+        """One message; lost if nobody listens any more, which `receive` will tell."""
+        with suppress(anyio.BrokenResourceError):
+            await super().send(say, data, **head)
 
 
 async def _connected(holder: Holder) -> SocketStream:

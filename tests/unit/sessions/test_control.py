@@ -163,8 +163,9 @@ async def test_another_user_is_refused_even_where_the_folder_lets_him(tmp_path):
             "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
             "print(s.recv(9999).decode())"  # he is told before he has asked
         )
-        argv = ["/usr/bin/python3", "-c", code, str(place.holder.folder / control.NAME)]
-        ended = await anyio.run_process(argv, user=65534, check=False)
+        argv = ["/usr/bin/python3", "-c", code, control.NAME]  # an address is a short name
+        folder = place.holder.folder
+        ended = await anyio.run_process(argv, user=65534, cwd=folder, check=False)
 
     assert b"another user's" in ended.stdout, ended.stderr
 
@@ -307,8 +308,9 @@ sys.stdout.flush()
 
 async def test_a_process_without_descriptors_answers_when_it_has_some(tmp_path):
     async with opened(tmp_path) as (sandbox, place):
-        argv = [sys.executable, "-c", CALLER, str(place.holder.folder / control.NAME)]
-        async with await anyio.open_process(argv, stderr=None) as process:
+        argv = [sys.executable, "-c", CALLER, control.NAME]
+        folder = place.holder.folder
+        async with await anyio.open_process(argv, stderr=None, cwd=folder) as process:
             assert process.stdin is not None
             assert process.stdout is not None
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
