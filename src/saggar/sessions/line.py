@@ -85,8 +85,8 @@ class Line:
 
     async def _more(self) -> bytes:
         """
-        What has come. Read from the socket itself: a stream's own `receive` that is cancelled in the
-        moment in which something comes leaves an error in the event loop.
+        What has come. Read from the socket itself: a stream's own `receive` that is cancelled in
+        the moment in which something comes leaves an error in the event loop.
         """
         while True:
             try:
