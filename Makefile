@@ -12,7 +12,7 @@ ALONE   := tests/unit/drivers tests/conformance tests/escape tests/chaos tests/c
 # An exception on its way to one thread makes Python 3.11 spin in all others that are traced.
 UNTRACED := tests/unit/functions tests/integration/test_executors.py
 ATONCE  := -n 2 --dist loadfile
-COVER   := --cov --cov-report=html --cov-report=xml
+COVER   := --cov --cov-report=term --cov-report=html --cov-report=xml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup dev run build build-cpu test test-handler test-unit test-integration test-containers test-fast test-coverage \
@@ -38,8 +38,8 @@ run: setup ## real code on real data behind the walls, then three hostile progra
 test: setup ## every suite, with coverage (coverage/html, coverage/coverage.xml)
 	$(BIN)/python -m pytest $(UNTRACED)
 	$(BIN)/python -m pytest $(BESIDE) $(ATONCE) $(UNTRACED:%=--ignore=%) \
-		--ignore=tests/unit/drivers $(COVER) --cov-report=
-	$(BIN)/python -m pytest $(ALONE) $(COVER) --cov-append --cov-report=term
+		--ignore=tests/unit/drivers $(COVER)
+	$(BIN)/python -m pytest $(ALONE)
 
 test-coverage: test ## the same
 
