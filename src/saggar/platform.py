@@ -767,7 +767,7 @@ class _Background:
     def __init__(self) -> None:
         self.pid = os.getpid()
         # As for any door: a ceiling of the operator's holds for whoever imports us, too.
-        self._settings = load() if _settings is None else _settings
+        self.settings = load() if _settings is None else _settings
         self._started: Future[tuple[BlockingPortal, Platform]] = Future()
         self._thread = threading.Thread(target=self._main, name="saggar", daemon=True)
         try:
@@ -790,7 +790,7 @@ class _Background:
             self._started.set_exception(exc)
 
     async def _live(self) -> None:
-        async with BlockingPortal() as portal, Platform(self._settings) as platform:
+        async with BlockingPortal() as portal, Platform(self.settings) as platform:
             self._stop = anyio.Event()
             self._started.set_result((portal, platform))
             await self._stop.wait()
@@ -845,10 +845,10 @@ def configure(settings: Settings) -> None:
     """
     global _settings  # noqa: PLW0603 - as the platform they are for
     with _starting:
-        if settings == (_settings or Settings()):
-            return
         if _background is not None and _background.alive:
-            raise UsageError("the platform of this process has started on other settings")
+            if settings != _background.settings:
+                raise UsageError("the platform of this process has started on other settings")
+            return
         _settings = settings
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from textwrap import dedent
 
 import pytest
@@ -106,7 +107,11 @@ def test_a_baked_folder_becomes_an_image_that_needs_no_index(tmp_path):
     output = tmp_path / "baked_code"
     words = ["bake", str(tmp_path / "app.py"), "-o", str(output), "--image", "saggar-test-css"]
     made = subprocess.run(
-        ["saggar", *words], capture_output=True, timeout=60, env=os.environ, check=False
+        [sys.executable, "-m", "saggar", *words],
+        capture_output=True,
+        timeout=60,
+        env=os.environ,
+        check=False,
     )
     assert made.returncode == 0, made.stderr.decode()
     said = {"function_name": "css", "args": ["a{b:c}"], "serialization_format": "json"}
