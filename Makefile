@@ -6,9 +6,10 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 # Most wait more than they compute: several files at once.
 BESIDE  := tests/unit tests/integration
-# These count descriptors, fill disks and take the machine's last process: one after the other.
-ALONE   := tests/unit/drivers tests/conformance tests/escape tests/chaos tests/containers \
-	tests/test_code_folder.py
+# These count descriptors, fill disks, take the machine's last process, sit at terminals, or keep what
+# others would drop: one after the other.
+APART   := tests/unit/drivers tests/integration/test_cli_sessions.py tests/integration/test_runpod.py
+ALONE   := $(APART) tests/conformance tests/escape tests/chaos tests/containers tests/test_code_folder.py
 # An exception on its way to one thread makes Python 3.11 spin in all others that are traced.
 UNTRACED := tests/unit/functions tests/integration/test_executors.py
 ATONCE  := -n 2 --dist loadfile
@@ -37,8 +38,8 @@ run: setup ## real code on real data behind the walls, then three hostile progra
 
 test: setup ## every suite, with coverage (coverage/html, coverage/coverage.xml)
 	$(BIN)/python -m pytest $(UNTRACED)
-	$(BIN)/python -m pytest $(BESIDE) $(ATONCE) $(UNTRACED:%=--ignore=%) \
-		--ignore=tests/unit/drivers $(COVER)
+	$(BIN)/python -m pytest $(BESIDE) $(ATONCE) $(COVER) \
+		$(UNTRACED:%=--ignore=%) $(APART:%=--ignore=%)
 	$(BIN)/python -m pytest $(ALONE)
 
 test-coverage: test ## the same

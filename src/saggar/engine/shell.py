@@ -28,7 +28,7 @@ LARGEST = 4 << 20
 """Bytes of one value or display, whatever the output limit: they are parsed, and kept, by us."""
 BIRTH = 10.0
 """Seconds an interpreter may take to take requests."""
-SETTLING = 0.004
+SETTLING = 0.05
 """Seconds that what children and C code print waits for the frame that says where it belongs."""
 PLENTY = 1 << 14
 """Bytes in the pipes that are taken at once: who writes them should not have to wait."""
