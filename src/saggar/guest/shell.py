@@ -13,10 +13,8 @@ import fcntl
 import getpass
 import json
 import os
-import reprlib
 import resource
 import sys
-import types
 import warnings
 
 from IPython.core.completer import provisionalcompleter, rectify_completions
@@ -30,20 +28,14 @@ from traitlets.config import Config
 from saggar.boundary import frames
 from saggar.guest import program
 from saggar.guest.line import Line, stream
+from saggar.guest.shown import MOST_TEXT, json_of, text_of, variables, without_ours
 
 CHANNEL = 3
 HIDDEN = 200
 """Where the channel is kept, or as high as it may be: programs close the low numbers."""
-MOST_TEXT = 1 << 16
-SHORT = 200
 TRACEBACK = 1 << 18
 GROUP: "Any" = getattr(builtins, "BaseExceptionGroup", ())
 PLAIN = frozenset((int, float, complex, bool, str, bytes, list, tuple, dict, set, frozenset))
-BRIEF = reprlib.Repr()
-"""Long ones are not written out to be cut."""
-for kind in ("list", "tuple", "set", "frozenset", "deque", "array", "dict"):
-    setattr(BRIEF, f"max{kind}", 50)
-BRIEF.maxstring = BRIEF.maxother = BRIEF.maxlong = SHORT
 NO_STDIN = "nobody can answer: a session has no stdin; pass what it asks for as a value"
 NO_NETWORK = (
     "packages cannot be installed here: this sandbox has no network; name them when it is opened,"
@@ -364,44 +356,8 @@ class Session:
 
     def do_variables(self, head: "Head", code: str) -> "Head":
         """What the user has named."""
-        hidden = self._shell.user_ns_hidden
-        found = []
-        for name, value in list(self._shell.user_ns.items()):
-            # Not `isinstance`: an object may say what it likes of its class.
-            if name.startswith("_") or name in hidden or issubclass(type(value), types.ModuleType):
-                continue
-            shown = text_of(value, BRIEF.repr)[:SHORT]
-            found.append([name, type(value).__name__, shown, size_of(value)])
-        return {"variables": found[:1000]}
-
-
-def without_ours(trace: "types.TracebackType | None") -> "types.TracebackType | None":
-    """The frames of a traceback that are not of our modules."""
-    kept = []
-    while trace is not None:
-        if not trace.tb_frame.f_code.co_filename.startswith("<saggar."):
-            kept.append(trace)
-        trace = trace.tb_next
-    made = None
-    for one in reversed(kept):
-        made = types.TracebackType(made, one.tb_frame, one.tb_lasti, one.tb_lineno)
-    return made
-
-
-def size_of(value: object) -> "int | None":
-    """How long it is, if it has a length."""
-    try:
-        return len(value)  # type: ignore[arg-type]
-    except BaseException:  # whatever it raises, it was only looked at
-        return None
-
-
-def text_of(thing: object, how: "Any" = str) -> str:
-    """`str` or `repr` of something whose own methods may raise."""
-    try:
-        return str(how(thing))[:MOST_TEXT]
-    except BaseException as exc:  # whatever it raises, it was only looked at
-        return f"<unprintable {type(thing).__name__}: {type(exc).__name__}>"
+        found = variables(self._shell.user_ns, self._shell.user_ns_hidden)
+        return {"variables": found}
 
 
 def encoded(bundle: "dict[str, Any]") -> dict[str, str]:
@@ -419,14 +375,8 @@ def encoded(bundle: "dict[str, Any]") -> dict[str, str]:
 
 def as_value(result: object, bundle: "dict[str, Any]", largest: int) -> tuple[bytes, str]:
     """As JSON where it has such a form, else as it was shown."""
-    if result is None or isinstance(result, (bool, int, float, str, list, dict, tuple)):
-        try:
-            # As it is, not escaped: half a character has no form, and is no JSON to anybody else.
-            blob = json.dumps(result, allow_nan=False, ensure_ascii=False).encode()
-            if len(blob) <= largest and not program.misfit(result):
-                return blob, "application/json"
-        except (TypeError, ValueError, RecursionError):
-            pass  # then its text
+    if (blob := json_of(result, largest)) is not None:
+        return blob, "application/json"
     return str(bundle.get("text/plain", ""))[:MOST_TEXT].encode("utf-8", "replace"), "text/plain"
 
 
