@@ -47,6 +47,20 @@ class Family:
         """Those that were not there at the beginning, the oldest first."""
         return sorted(self.alive() - self._before)
 
+    def send(self, number: int, place: int) -> None:
+        """A signal to the one at this place, the oldest first, or to who is alive near it."""
+        while present := self.new():
+            # Who was on his way out may be gone by now.
+            with suppress(ProcessLookupError):
+                os.kill(present[place % len(present)], number)
+                return
+
+    def send_all(self, number: int) -> None:
+        """A signal to every new one that is still there."""
+        for pid in self.new():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def left(self, within: float = PATIENCE) -> list[str]:
         """New ones that do not end in time, by their command lines."""
         end = time.monotonic() + within

@@ -1,6 +1,5 @@
 """What is killed between host and guest is made anew, and no run waits for it for ever."""
 
-import os
 import signal
 import time
 from contextlib import suppress
@@ -18,8 +17,7 @@ async def test_every_process_between_two_runs_may_die(family: Family):
     async with Platform() as platform:
         assert "1\n" == (await platform.run("print(1)")).stdout
         for place in range(len(family.new())):
-            present = family.new()
-            os.kill(present[min(place, len(present) - 1)], signal.SIGKILL)
+            family.send(signal.SIGKILL, place)
 
             assert "2\n" == (await platform.run("print(2)")).stdout
 
@@ -30,9 +28,7 @@ async def test_all_of_them_may_die_at_once(family: Family):
     async with Platform() as platform:
         for _ in range(3):
             await platform.run("pass")
-            for pid in family.new():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            family.send_all(signal.SIGKILL)
 
             assert "2\n" == (await platform.run("print(2)")).stdout
 
@@ -43,13 +39,10 @@ async def test_the_servers_may_die_stopped(family: Family):
     """Stopped first: it neither answers nor ends; then killed."""
     async with Platform() as platform:
         await platform.run("pass")
-        for pid in family.new():
-            os.kill(pid, signal.SIGSTOP)
+        family.send_all(signal.SIGSTOP)
         with anyio.move_on_after(1):
             await platform.run("print(1)")
-        for pid in family.new():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        family.send_all(signal.SIGKILL)
 
         assert "2\n" == (await platform.run("print(2)")).stdout
 
@@ -75,8 +68,7 @@ async def run_and_kill(platform: Platform, family: Family, place: int) -> Status
     code = "import time; print('up', flush=True); time.sleep(1)"
     async for event in platform.events(code):
         if isinstance(event, Output):
-            present = family.new()
-            os.kill(present[place % len(present)], signal.SIGKILL)
+            family.send(signal.SIGKILL, place)
     return event.status
 
 
@@ -88,9 +80,7 @@ async def test_a_fault_of_ours_is_an_exception_and_no_result(family: Family):
         async with anyio.create_task_group() as group:
             for _ in range(10):
                 group.start_soon(run_or_be_told, platform)
-            for pid in family.new():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            family.send_all(signal.SIGKILL)
 
         assert "2\n" == (await platform.run("print(2)")).stdout
 
