@@ -21,7 +21,8 @@ KINDS = frozenset(range(READY, CLEARED + 1))
 The kinds a guest may send. STANDING: an interpreter that nobody forked has started. READY: it has
 taken its order, and what follows is the program's. TOLD: what became of a process that a live
 sandbox was asked to start. Of a session only: TEXT that Python wrote; WRITTEN, how many bytes lie
-in its pipes that were there before what follows; CLEARED, what was shown is to go.
+in its pipes that were there before what follows, and when that was seen; CLEARED, what was shown is
+to go.
 """
 
 HEADER = struct.Struct("<BBxxII")

@@ -44,6 +44,7 @@ TIMEOUT: Final = 3.0
 """Seconds that one execution may take, unless somebody says otherwise."""
 MEMORY: Final = "256MiB"
 CPUS: Final = 0.25
+GRACE: Final = 2.0
 LOADING: Final = 60.0
 """Seconds that each file may take that is run first."""
 LONGEST: Final = 7 * 86400.0
@@ -71,10 +72,12 @@ def limits(timeout: float, **said: Any) -> Limits:
     The limits of a session whose executions may take `timeout` seconds: 256 MiB, a quarter core.
 
     Files that are loaded first may take longer than an execution. Processor time is as long as
-    either could use: the clock is what ends things here.
+    either could use: the clock is what ends things here. Whoever is interrupted has a while longer
+    than elsewhere to heed it: a traceback takes its time on a quarter of a core.
     """
     wall = max(timeout, LOADING)
-    found = Limits(**{"wall": wall, "memory": MEMORY, "cpu_share": CPUS, **said})
+    usual = {"wall": wall, "grace": GRACE, "memory": MEMORY, "cpu_share": CPUS}
+    found = Limits(**{**usual, **said})
     return found.replace(cpu=min(wall * max(1.0, found.cpu_share), LONGEST))
 
 

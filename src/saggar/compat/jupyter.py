@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Dict, List, Unicode
 
-from saggar.engine.kernel import Hosted
+from saggar.engine.hosted import Hosted
 from saggar.model.environment import Environment
 from saggar.model.policy import Network, Policy
 from saggar.platform import shared

@@ -6,171 +6,41 @@ of the sandbox or into it. What the kernel says is turned into the frames that t
 said, so that everything behind it (cell, verdict, session) judges both alike.
 """
 
-import json
-import os
 import secrets
 import selectors
-import shutil
-import socket
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from signal import SIGINT
 from typing import Any, Self
 
 import anyio
 
 from saggar.boundary import frames
-from saggar.engine import words, zmtp
+from saggar.engine import translated, zmtp
+from saggar.engine.channels import PIECE, Channel, Listeners, Spec, placed
 from saggar.engine.interpreter import Said, TooMuch
 from saggar.engine.jupyter import Garbled, Signer
 from saggar.engine.jupyter import Said as Message
 from saggar.engine.keeper import Exited, Started
 from saggar.engine.sandbox import Sandbox
 from saggar.engine.shell import largest
-from saggar.engine.streams import Pipe, drop
+from saggar.engine.streams import Pipe
 from saggar.errors import InvalidTask, SandboxBroken
 from saggar.model.event import Output
 
-CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 SPOKEN = {"shell": "DEALER", "iopub": "SUB", "control": "DEALER"}
 """Those the host itself connects to, and as what."""
 STREAMS = ("stdout", "stderr")
-PIECE = 1 << 18
-AT_ONCE = 16
-"""Pieces of one channel that are read before the others have their turn."""
-BACKLOG = 16
 BIRTH = 30.0
 """Seconds a kernel may take to take requests; one that is no child of ours starts from nothing."""
 AGAIN = 0.1
 """Seconds after which a new kernel is asked once more, if what it publishes was not heard yet."""
 LATE = 0.3
 """Seconds after an answer in which its end must have been published, or the other way round: the
-one or the other may have been lost."""
+one or the other may have been lost. As long again as something comes, up to LATEST."""
+LATEST = 0.6
 EARLY = 0.02
 SLACK = 1 << 18
-ASKED = "saggar"
-"""Where, in the metadata of a message, stands what Jupyter has no word for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """A kernel that is a program: what a kernelspec says, as the inside calls it."""
-
-    name: str
-    argv: tuple[str, ...]
-    """With `{connection_file}` where the path of that file is to stand."""
-    env: Mapping[str, str]
-    language: str
-    by_message: bool = False
-    """Whether it is interrupted by a message, and not by a signal."""
-    folder: str = ""
-    """Where the kernelspec lies, for `{resource_dir}`."""
-
-
-class Listeners:
-    """The five sockets of a kernel, listening in a folder that only we may enter."""
-
-    def __init__(self) -> None:
-        # Short: the name of a socket has 108 bytes. Private: who can connect can run code.
-        self.folder = Path(tempfile.mkdtemp(prefix="saggar-", dir="/tmp"))
-        self.sockets: list[socket.socket] = []
-        try:
-            self.listen()
-        except BaseException:
-            self.close()
-            raise
-
-    def listen(self) -> None:
-        """Begin; or begin anew under the same names, which a client of Jupyter's removes."""
-        for one in self.sockets:
-            one.close()
-        self.sockets.clear()
-        for number, _ in enumerate(CHANNELS, 1):
-            with suppress(FileNotFoundError):
-                os.unlink(self.path(number))
-            listening = socket.socket(socket.AF_UNIX)
-            self.sockets.append(listening)
-            listening.bind(self.path(number))
-            listening.listen(BACKLOG)
-
-    def path(self, number: int) -> str:
-        """Of a channel, by what Jupyter calls its port."""
-        return f"{self.prefix}-{number}"
-
-    @property
-    def prefix(self) -> str:
-        """What Jupyter calls the ip."""
-        return str(self.folder / "k")
-
-    def descriptors(self) -> tuple[int, ...]:
-        """To be handed over, in the order of the channels."""
-        return tuple(one.fileno() for one in self.sockets)
-
-    def connect(self, name: str) -> socket.socket:
-        """Our end of a channel; whoever listens need not have begun to."""
-        made = socket.socket(socket.AF_UNIX)
-        try:
-            made.setblocking(False)
-            made.connect(self.path(CHANNELS.index(name) + 1))
-        except BaseException:
-            made.close()
-            raise
-        return made
-
-    def close(self) -> None:
-        """Close our copies, and remove the names."""
-        for one in self.sockets:
-            one.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-class Channel:
-    """Our end of one: bytes to and from messages."""
-
-    def __init__(self, ours: socket.socket, kind: str, longest: int) -> None:
-        self.socket = ours
-        self._decoder = zmtp.Decoder(longest)
-        self._unsent = memoryview(zmtp.opening(kind))
-        self._later = zmtp.packed([zmtp.SUBSCRIBE_ALL]) if kind == "SUB" else b""
-        """What is to be sent when the other end is ready."""
-        self.write()
-
-    def send(self, parts: list[bytes]) -> None:
-        """As much as it takes now; the rest follows in `write`."""
-        self._later += zmtp.packed(parts)
-        self.write()
-
-    def write(self) -> bool:
-        """Whether something is left to be sent. OSError when the other end is gone."""
-        if self._decoder.ready and self._later:
-            self._unsent, self._later = memoryview(bytes(self._unsent) + self._later), b""
-        try:
-            while self._unsent:
-                self._unsent = self._unsent[self.socket.send(self._unsent) :]
-        except BlockingIOError:
-            return True
-        return False
-
-    def read(self) -> Iterator[zmtp.Message | zmtp.TooLong]:
-        """Some of what there is. EOFError at its end; NotSpoken if it is nothing."""
-        for _ in range(AT_ONCE):  # whoever never stops is not to keep us from all others
-            try:
-                data = self.socket.recv(PIECE)
-            except BlockingIOError:
-                return
-            except OSError as exc:
-                raise EOFError from exc
-            if not data:
-                raise EOFError
-            yield from self._decoder.feed(data)
-            if self._later:
-                self.write()
-            if len(data) < PIECE:
-                return
 
 
 class Kernel:
@@ -200,8 +70,10 @@ class Kernel:
         """When it has begun with what was asked."""
         self._interrupt_at = 0.0
         """When it is to be interrupted, or once more."""
-        self._late = 0.0
+        self._late = self._latest = 0.0
         """When to wait no longer for the other one of answer and end."""
+        self._overdue = ""
+        """The request that ended without its end being published: what it still says is dropped."""
         self._selector = selectors.DefaultSelector()
         self._epoll: int = self._selector.fileno()  # type: ignore[attr-defined, unused-ignore]
         sockets = [one.socket.fileno() for one in channels.values()]
@@ -312,7 +184,7 @@ class Kernel:
             # One at a time is the session's business: what comes next need not fear this one.
             "stop_on_error": False,
         }
-        self._awaited = self._send("shell", "execute_request", content, {ASKED: asked})
+        self._awaited = self._send("shell", "execute_request", content, {translated.ASKED: asked})
 
     def _send(
         self,
@@ -361,6 +233,7 @@ class Kernel:
             yield from self._finish(self._reply or {"status": "lost"})
         elif not self._late and (self._reply is not None or self._heard_idle):
             self._late = time.monotonic() + LATE
+            self._latest = self._late + LATEST
 
     def rest(self) -> Iterator[Said]:
         """What is left when it has ended, or its request is done."""
@@ -410,6 +283,12 @@ class Kernel:
     def _translated(self, message: Message) -> Iterator[Said]:
         """A published message, as the shell would have said it."""
         content, ours = message.content, message.parent == self._awaited
+        ended = message.kind == "status" and content.get("execution_state") == "idle"
+        if message.parent and message.parent == self._overdue:
+            self._overdue = "" if ended else self._overdue
+            return
+        if ours and self._late:
+            self._late = min(time.monotonic() + LATE, self._latest)
         match message.kind:
             case "execute_input" if ours:
                 self._begun = time.monotonic()
@@ -418,26 +297,27 @@ class Kernel:
                 data = str(content.get("text", "")).encode("utf-8", "replace")
                 yield Output.model_construct(kind="output", stream=name, data=data)  # type: ignore[arg-type]
             case "display_data" | "update_display_data" as kind:
-                yield _display(content, update=kind == "update_display_data")
+                yield translated.display(content, update=kind == "update_display_data")
             case "clear_output":
-                yield _frame(frames.CLEARED, wait=bool(content.get("wait")))
+                yield translated.frame(frames.CLEARED, wait=bool(content.get("wait")))
             case "execute_result" if ours:
-                yield _display(content, role="result")
-                yield _value(content, message.metadata)
+                yield translated.display(content, role="result")
+                yield translated.value(content, message.metadata)
             case "error" if ours:
                 self._told_error = True
-                yield _error(content)
-            case "status" if ours and content.get("execution_state") == "idle":
+                yield translated.error(content)
+            case "status" if ours and ended:
                 self._heard_idle = True
 
     def _finish(self, reply: Mapping[str, Any]) -> Iterator[Said]:
+        self._overdue = "" if self._heard_idle else self._awaited
         self._reply, self._heard_idle, self._late = None, False, 0.0
         if reply.get("status") != "ok" and not self._told_error:
-            yield _error(reply)
-        for page in _pages(reply):
-            yield _display({"data": page})
+            yield translated.error(reply)
+        for page in translated.pages(reply):
+            yield translated.display({"data": page})
         count = reply.get("execution_count")
-        yield _frame(frames.DONE, count=count, refused=reply.get("refused"))
+        yield translated.frame(frames.DONE, count=count, refused=reply.get("refused"))
 
     async def signal(self, number: int) -> None:
         """To it and to what it has started; an interrupt the way it wants it."""
@@ -479,7 +359,7 @@ class Kernel:
                 await anyio.wait_readable(self._channels["shell"].socket)
                 for message in self._messages("shell"):
                     if isinstance(message, Message) and message.parent == number:
-                        return _answer(do, message.content)
+                        return translated.answer(do, message.content)
         raise SandboxBroken("the kernel did not answer")
 
     def close(self) -> None:
@@ -490,193 +370,3 @@ class Kernel:
         for pipe in self._pipes.values():
             pipe.close()
         self._started.forget()
-
-
-class Hosted:
-    """
-    A kernel for clients of somebody else's, which reach it by paths in a folder of ours.
-
-    It may be started again on the same paths; who was connected finds the next one there.
-    """
-
-    def __init__(self, sandbox: Sandbox, key: str, spec: Spec | None, *, network: bool) -> None:
-        self._sandbox, self._key, self._spec, self._network = sandbox, key, spec, network
-        self._listeners = Listeners()
-        self._started: Started | None = None
-        self._pipes: tuple[Pipe, ...] = ()
-
-    @property
-    def sandbox(self) -> Sandbox:
-        """Where it lives."""
-        return self._sandbox
-
-    @property
-    def connection(self) -> dict[str, Any]:
-        """What a client has to know, in the words of a connection file."""
-        ports = {f"{name}_port": number for number, name in enumerate(CHANNELS, 1)}
-        return {
-            **ports,
-            "transport": "ipc",
-            "ip": self._listeners.prefix,
-            "key": self._key,
-            "signature_scheme": "hmac-sha256",
-        }
-
-    async def start(self, env: Mapping[str, str] | None = None) -> None:
-        """Start it, or the next one. SandboxBroken if that cannot be."""
-        if self._started is not None:
-            self._forget()
-            self._listeners.listen()
-        started, outputs = await placed(
-            self._sandbox,
-            self._listeners,
-            self._key,
-            self._spec,
-            network=self._network,
-            session=False,
-            env=env,
-        )
-        self._started, self._pipes = started, tuple(map(Pipe, outputs))
-
-    @property
-    def exited(self) -> Exited | None:
-        """How it ended; None while it lives, or has never lived."""
-        return None if self._started is None else self._started.exit
-
-    def said(self) -> str:
-        """What it wrote where it is not published, such as why it could not begin."""
-        return b"".join(pipe.read() or b"" for pipe in self._pipes).decode(errors="replace")
-
-    async def signal(self, number: int) -> None:
-        """To it and to what it has started."""
-        if self._started is not None:
-            await self._sandbox.keeper.signal(self._started, number)
-
-    async def close(self) -> None:
-        """End it with its sandbox; nobody can connect any more."""
-        await self._sandbox.close()
-        self._forget()
-        self._listeners.close()
-
-    def _forget(self) -> None:
-        if self._started is not None:
-            self._started.forget()
-        for pipe in self._pipes:
-            pipe.close()
-        self._started, self._pipes = None, ()
-
-
-async def placed(  # noqa: PLR0913 - what a kernel is started with
-    sandbox: Sandbox,
-    listeners: Listeners,
-    key: str,
-    spec: Spec | None,
-    *,
-    network: bool,
-    session: bool,
-    env: Mapping[str, str] | None = None,
-) -> tuple[Started, tuple[int, int]]:
-    """
-    Start a kernel on `listeners` in a live sandbox: ours, or behind a bridge the one of `spec`.
-
-    Where it is a session's, what it writes to 1 and 2 is read; else it must not wait for that.
-
-    Returns it, and what it writes to 1 and 2.
-    """
-    stdout, stderr = os.pipe(), os.pipe()
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    try:
-        for fd in (stdout[0], stderr[0]):
-            os.set_blocking(fd, False)
-        for fd in (stdout[1], stderr[1]):
-            sandbox.give(fd)
-            os.set_blocking(fd, session)
-        started = await sandbox.keeper.start(
-            (nothing, stdout[1], stderr[1], *listeners.descriptors()),
-            body="saggar.guest.kernel" if spec is None else "saggar.guest.bridge",
-            env={**({} if spec is None else spec.env), **(env or {})},
-            key=key,
-            network=network,
-            session=session,
-            command=() if spec is None else spec.argv,
-            resources="" if spec is None else spec.folder,
-        )
-    except BaseException:
-        drop(stdout[0], stderr[0])
-        raise
-    finally:
-        drop(stdout[1], stderr[1], nothing)
-    return started, (stdout[0], stderr[0])
-
-
-def _frame(kind: int, blob: bytes = b"", **head: object) -> frames.Frame:
-    return frames.Frame(kind, json.dumps(head).encode(), blob)
-
-
-def _display(content: Mapping[str, Any], **head: object) -> frames.Frame:
-    metadata, transient = content.get("metadata"), content.get("transient")
-    if isinstance(transient, dict) and isinstance(name := transient.get("display_id"), str):
-        head["id"] = name
-    if isinstance(metadata, dict) and metadata:
-        head["metadata"] = metadata
-    return _frame(frames.DISPLAY, json.dumps(_bundle(content)).encode(), **head)
-
-
-def _bundle(content: Mapping[str, Any]) -> dict[str, str]:
-    """Every representation as text: lines joined, structures as JSON."""
-    data = content.get("data")
-    made = {}
-    for media, said in data.items() if isinstance(data, dict) else ():
-        if isinstance(said, str):
-            made[media] = said
-        elif isinstance(said, list) and all(isinstance(line, str) for line in said):
-            made[media] = "".join(said)
-        else:
-            made[media] = json.dumps(said)
-    return made
-
-
-def _value(content: Mapping[str, Any], metadata: Mapping[str, Any]) -> frames.Frame:
-    """As JSON where the kernel said it, else as it was shown."""
-    asked = metadata.get(ASKED)
-    said = asked.get("value") if isinstance(asked, dict) else None
-    if isinstance(said, str):
-        blob, media = said, "application/json"
-    else:
-        blob, media = _bundle(content).get("text/plain", ""), "text/plain"
-    return _frame(frames.VALUE, blob.encode("utf-8", "replace"), media_type=media)
-
-
-def _error(content: Mapping[str, Any]) -> frames.Frame:
-    """What went wrong; an answer that names no error was never begun, or is too long to be read."""
-    if content.get("status") in {"aborted", "abort"}:
-        return _frame(frames.ERROR, type="ExecutionAborted", message="the kernel did not begin it")
-    lines = content.get("traceback")
-    trace = "\n".join(map(str, lines)) if isinstance(lines, list) else ""
-    return _frame(
-        frames.ERROR,
-        type=words.text(content.get("ename") or "Error"),
-        message=words.text(content.get("evalue", "")),
-        traceback=words.text(trace, frames.MAX_HEAD // 2),
-    )
-
-
-def _pages(reply: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What would go to a pager."""
-    payload = reply.get("payload")
-    for one in payload if isinstance(payload, list) else ():
-        if isinstance(one, dict) and one.get("source") == "page":
-            data = one.get("data")
-            if isinstance(data, dict):
-                yield {"text/plain": str(data.get("text/plain", ""))}
-
-
-def _answer(do: str, said: Mapping[str, Any]) -> dict[str, Any]:
-    """A reply in the words of our own shell."""
-    match do:
-        case "complete":
-            names = {"matches": "matches", "cursor_start": "start", "cursor_end": "end"}
-            return {ours: said.get(theirs) for theirs, ours in names.items()}
-        case "inspect":
-            return {"data": _bundle(said)}
-    return dict(said)

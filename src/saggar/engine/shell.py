@@ -9,6 +9,8 @@ import os
 import secrets
 import selectors
 import socket
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from marshal import dumps
 from typing import Any, Self
@@ -46,6 +48,8 @@ class Shell:
         self._channel = channel
         self._pipes = dict(zip(STREAMS, map(Pipe, outputs), strict=True))
         self._held = {name: bytearray() for name in STREAMS}
+        self._taken: deque[tuple[int, dict[str, int]]] = deque(maxlen=8)
+        """When the pipes were emptied although nobody had spoken of them, and of how much."""
         self._decoder = frames.Decoder(largest(sandbox))
         self._unsent = memoryview(b"")
         self._wanted = selectors.EVENT_READ
@@ -162,6 +166,8 @@ class Shell:
         if lying and not waited and lying < PLENTY:
             self._lying = True
         elif self._fill():
+            sizes = {name: len(held) for name, held in self._held.items()}
+            self._taken.append((time.monotonic_ns(), sizes))
             for name in STREAMS:
                 yield from self._give(name, len(self._held[name]))
 
@@ -199,13 +205,23 @@ class Shell:
         return data
 
     def _precede(self, frame: frames.Frame) -> Iterator[Said]:
-        """So many bytes of each pipe were written before what follows."""
+        """So many bytes of each pipe were written before what follows, and when that was seen."""
         counts = words.json_list(frame.head)
-        for name, count in zip(STREAMS, counts, strict=False):
-            if isinstance(count, int) and count > len(self._held[name]):
+        gone = self._gone(counts[2] if len(counts) > 2 else None)
+        for name, lying in zip(STREAMS, counts, strict=False):
+            count = lying - gone[name] if isinstance(lying, int) else 0
+            if count > len(self._held[name]):
                 self._held[name] += self._pipes[name].read(min(count, PIECE)) or b""
-            if isinstance(count, int) and count > 0:
+            if count > 0:
                 yield from self._give(name, count)
+
+    def _gone(self, seen: object) -> dict[str, int]:
+        """What was taken from the pipes since it was counted inside."""
+        if not isinstance(seen, int):
+            return dict.fromkeys(STREAMS, 0)
+        while self._taken and self._taken[0][0] < seen:
+            self._taken.popleft()
+        return {name: sum(sizes[name] for _, sizes in self._taken) for name in STREAMS}
 
     def _give(self, name: str, count: int) -> Iterator[Said]:
         held = self._held[name]

@@ -14,6 +14,7 @@ import marshal
 import os
 import select
 import struct
+import time
 
 from saggar.boundary import frames
 
@@ -147,6 +148,8 @@ class Line:
             try:
                 before, self._kept = self._kept, b""
                 if any(lying := self._lying()):
+                    # The host may empty them now, before it hears how much was there.
+                    lying.append(time.monotonic_ns())
                     before = frames.pack(frames.WRITTEN, json.dumps(lying).encode()) + before
                 self._write(before + said)
                 while self._late:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saggar.engine.kernel import Spec
+from saggar.engine.channels import Spec
 from saggar.errors import InvalidTask, NotFound
 from saggar.model.plan import Layer
 

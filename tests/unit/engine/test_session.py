@@ -29,6 +29,7 @@ class Scripted:
         self.exited: Exited | None = None
         self._said: list[Said] = []
         self._woken = anyio.Event()
+        self.asked = anyio.Event()
         self.signals: list[int] = []
 
     @property
@@ -41,6 +42,7 @@ class Scripted:
 
     def request(self, do: str, text: str = "", **head: object) -> None:  # noqa: ARG002 - a protocol's
         """Answered at once."""
+        self.asked.set()
         if text == "die":
             self.die(7)
         elif text != "wait":
@@ -175,7 +177,7 @@ async def test_a_restart_in_the_middle_ends_the_cell_and_replaces_once():
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run)
-            await anyio.wait_all_tasks_blocked()
+            await maker.made[0].asked.wait()
             await session.restart()
 
         assert Status.CANCELLED is results[0].status

@@ -1,6 +1,6 @@
 """Who gets which child, how many wait, and when their servers come and go."""
 
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 
 import anyio
 import pytest
@@ -9,7 +9,7 @@ from tests.unit.engine.fakes import Clock, FakeDriver, eventually
 from saggar.engine import warm as module
 from saggar.engine.warm import COOLING, FEWEST, IDLE, MOST, RECYCLED, SERVERS, TRIES, Warm
 from saggar.errors import DriverUnavailable, InvalidTask, Overloaded, SandboxBroken
-from saggar.model.plan import Layer, WarmKey
+from saggar.model.plan import Layer, WarmKey, Warmth
 from saggar.model.policy import Policy
 
 POLICY = Policy()
@@ -505,3 +505,91 @@ async def test_layers_are_held_for_as_long_as_a_server_shows_them(driver, tasks,
 
     pool.retire()
     await eventually(lambda: not held)
+
+
+def warmth(least, most, idle=600.0, name="pool"):
+    return WarmKey(interpreter="", environment="", warmth=Warmth(name, least, most, idle))
+
+
+async def looked_after(pool):
+    """Until whoever keeps a server has looked at it once more."""
+    before = pool.stirred
+    before.set()
+    await eventually(lambda: pool.stirred is not before and not pool.finished)
+    await anyio.wait_all_tasks_blocked()
+
+
+async def test_whoever_says_how_warm_keeps_the_least_however_long_nobody_asks(driver, warm, clock):
+    async with warm.child(warmth(3, 5), POLICY, ()):
+        pool = warm._pools[warmth(3, 5)]
+    await eventually(lambda: 4 == len(pool.parked))  # one more for the miss
+    clock.now += 599
+    await looked_after(pool)
+    before = len(pool.parked)
+    clock.now += 2
+    await looked_after(pool)
+
+    assert 4 == before
+    assert 3 == len(pool.parked)
+    assert driver.nurseries[0].alive
+
+    clock.now += 100 * IDLE
+    await looked_after(pool)
+
+    assert pool is warm._pools[warmth(3, 5)]
+    assert 3 == len(pool.parked)
+
+
+async def test_with_no_least_the_server_goes_when_the_time_is_over(driver, warm, clock):
+    async with warm.child(warmth(0, 5), POLICY, ()):
+        pool = warm._pools[warmth(0, 5)]
+    await eventually(lambda: pool.parked)
+    clock.now += 601
+    await looked_after(pool)
+
+    await eventually(lambda: not driver.nurseries[0].waiting)
+    assert not warm._pools
+
+
+async def test_no_more_than_the_most_are_parked(driver, warm):
+    async with AsyncExitStack() as together:
+        for _ in range(9):
+            await together.enter_async_context(warm.child(warmth(0, 1), POLICY, ()))
+
+    assert 1 == warm._pools[warmth(0, 1)].wanted
+
+
+async def test_a_long_call_is_no_idleness(warm, clock):
+    async with warm.child(warmth(0, 5), POLICY, ()):
+        pool = warm._pools[warmth(0, 5)]
+        clock.now += 10_000
+        assert not pool.idle
+
+    assert not pool.idle
+    clock.now += 601
+    assert pool.idle
+
+
+async def test_children_of_two_names_are_kept_apart(driver, warm):
+    for name in ("one", "other", "one"):
+        async with warm.child(warmth(1, 1, name=name), POLICY, ()):
+            pass
+
+    assert 2 == len(driver.nurseries)
+
+
+async def test_a_server_that_is_to_stay_makes_no_room(driver, warm):
+    async with warm.child(warmth(1, 1), POLICY, ()):
+        pass
+    for number in range(SERVERS + 1):
+        await used(warm, str(number))
+
+    assert warmth(1, 1) in warm._pools
+
+
+async def test_the_operators_number_is_the_last_word(driver, tasks, clock):
+    warm = Warm(driver, tasks, 0, clock)
+    async with warm.child(warmth(3, 5), POLICY, ()):
+        pool = warm._pools[warmth(3, 5)]
+
+    assert (0, 0) == (pool.wanted, pool.least)
