@@ -97,11 +97,18 @@ stop() {
     say "none runs"
 }
 
+# 3 as of a service that does not run, if none of them does.
 status() {
-    local name pid
+    local name pid code=3
     for name in "${NAMES[@]}"; do
-        if pid=$(running "$name"); then echo "$name: pid $pid"; else echo "$name: does not run"; fi
+        if pid=$(running "$name"); then
+            echo "$name: pid $pid"
+            code=0
+        else
+            echo "$name: does not run"
+        fi
     done
+    return $code
 }
 
 monitor() {

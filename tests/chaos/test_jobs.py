@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,10 @@ from tests.chaos.family import Family
 
 from saggar import Task
 from saggar.config import Settings
-from saggar.errors import PlatformError
-from saggar.jobs import deadletters, keeper
+from saggar.errors import PlatformError, QueueUnavailable
+from saggar.jobs import deadletters, keeper, message
 from saggar.jobs.broker import Embedded, binary
-from saggar.jobs.job import JobState
+from saggar.jobs.job import STANDARD, JobState
 from saggar.jobs.submission import SyncDesk, SyncJob
 
 SLEEPER = "print('up', flush=True)\nimport time\ntime.sleep({})\nprint('done')"
@@ -37,7 +38,7 @@ def broker() -> Iterator[Embedded]:
     yield found
     found.close()
     await_that(lambda: not keeper.answers(str(found.socket)))
-    shutil.rmtree(state)
+    shutil.rmtree(state, ignore_errors=True)  # its server may be on its way out
 
 
 @pytest.fixture
@@ -213,7 +214,7 @@ def test_a_broker_lives_as_long_as_its_last_owner(family: Family):
     await_that(lambda: not keeper.answers(address), 3)
 
     assert [] == family.left(5)
-    shutil.rmtree(state)
+    shutil.rmtree(state, ignore_errors=True)  # its server may be on its way out
 
 
 def test_a_broker_comes_back_with_what_it_had(broker: Embedded, desk: SyncDesk):
@@ -244,7 +245,7 @@ def test_without_any_worker_one_is_started_and_goes_when_nobody_is_left(family: 
 
     assert "42\n\n" == run.stdout
     assert [] == family.left(20)
-    shutil.rmtree(state)
+    shutil.rmtree(state, ignore_errors=True)  # its server may be on its way out
 
 
 @pytest.mark.timeout(150)
@@ -270,6 +271,91 @@ def test_a_worker_survives_a_broker_that_is_away_for_a_while(tmp_path: Path):
         assert "up\ndone\n" == long.result(40).stdout
         assert 1 == long.job().attempt
     desk.close()
+
+
+def test_a_worker_that_never_had_a_broker_ends_when_it_is_asked_to(tmp_path: Path):
+    log = tmp_path / "log"
+    env = {**os.environ, "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
+    argv = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "saggar.worker", "worker"]
+    with log.open("wb") as out, subprocess.Popen(argv, env=env, stdout=out, stderr=out) as worker:
+        await_that(lambda: "Trying again" in log.read_text(), 40)
+        worker.terminate()
+        code = worker.wait(40)
+
+    assert 0 == code
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.timeout(150)
+def test_a_worker_survives_a_broker_that_is_full(
+    settings: Settings, broker: Embedded, desk: SyncDesk
+):
+    with Worker(settings, broker.state, "-c", "1") as worker:
+        worker.process.send_signal(signal.SIGSTOP)
+        for number in range(3):
+            told = message.envelope("health_check", STANDARD, f"check-{number}", {})
+            desk.store.jobs.lpush(STANDARD, told)
+        desk.store.jobs.config_set("maxmemory", 1)
+        worker.process.send_signal(signal.SIGCONT)
+        await_that(lambda: desk.store.jobs.llen(STANDARD) == 0, 30)
+        with pytest.raises(QueueUnavailable, match="memory"):
+            desk.submit(Task.of("print(1)"))
+        desk.store.jobs.config_set("maxmemory", 0)
+        found = desk.submit(Task.of("print(1)")).result(30)
+
+        assert worker.process.poll() is None
+    assert "1\n" == found.stdout
+
+
+@pytest.mark.timeout(150)
+def test_who_waits_outlives_the_death_of_his_broker(
+    settings: Settings, broker: Embedded, desk: SyncDesk
+):
+    with Worker(settings, broker.state, "-c", "1"):
+        job = desk.submit(Task.of(SLEEPER.format(3)))
+        seen = job.events()
+        while next(seen).kind != "output":
+            pass
+        with ThreadPoolExecutor() as threads:
+            waited = threads.submit(job.result, 60)
+            await_that(lambda: desk.store.jobs.info("persistence")["aof_pending_bio_fsync"] == 0)
+            kill(desk.store.jobs.info("server")["process_id"])
+            rest = list(seen)
+            state = job.job().state
+
+        assert "up\ndone\n" == waited.result().stdout
+        assert "finished" == rest[-1].kind
+        assert JobState.DONE is state
+
+
+@pytest.mark.timeout(150)
+def test_a_worker_that_takes_nothing_although_it_could_connects_anew(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, broker: Embedded, desk: SyncDesk
+):
+    monkeypatch.setenv("STUCK", "until it connects")
+    with Worker(settings, broker.state, "-c", "1", "-I", "tests.chaos.stuck") as worker:
+        left_lying = desk.submit(Task.of("print('left lying')"))
+
+        assert "left lying\n" == left_lying.result(40).stdout
+        assert 1 == desk.store.counts(()).totals["stuck"]
+        assert "worker.stuck" in worker.log.read_text()
+        assert worker.process.poll() is None
+
+
+@pytest.mark.timeout(150)
+def test_a_worker_that_connecting_anew_does_not_help_ends_and_another_one_does_its_work(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, broker: Embedded, desk: SyncDesk
+):
+    monkeypatch.setenv("STUCK", "for good")
+    with Worker(settings, broker.state, "-c", "1", "-I", "tests.chaos.stuck") as worker:
+        left_lying = desk.submit(Task.of("print('left lying')"))
+        code = worker.process.wait(40)
+    with Worker(settings, broker.state, "-c", "1", name="next"):
+        found = left_lying.result(40)
+
+    assert 70 == code
+    assert 2 == desk.store.counts(()).totals["stuck"]
+    assert "left lying\n" == found.stdout
 
 
 @contextmanager

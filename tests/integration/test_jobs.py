@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,19 +13,24 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from tests.chaos.brokers import Worker
+from tests.conftest import ROOT
 
 from saggar import InvalidTask, NotFound, Policy, PolicyDenied, Status, Task
 from saggar.config import Settings
-from saggar.errors import QueueUnavailable
-from saggar.jobs import calls, deadletters
-from saggar.jobs.broker import Embedded
+from saggar.errors import PlatformError, QueueUnavailable
+from saggar.functions.codetools import _waited
+from saggar.jobs import calls, deadletters, spare
+from saggar.jobs.broker import Embedded, disown
 from saggar.jobs.job import HEAVY, JobState, job_limits
 from saggar.jobs.submission import Desk, SyncDesk
+from saggar.telemetry import metrics
+from saggar.worker import station
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,7 @@ def broker() -> Iterator[Embedded]:
     found = Embedded(state).start()
     yield found
     found.close()
-    shutil.rmtree(state)
+    shutil.rmtree(state, ignore_errors=True)  # its server may be on its way out
 
 
 @pytest.fixture(scope="module")
@@ -202,17 +208,16 @@ def test_twenty_at_once_are_one_run(desk: SyncDesk):
 
 
 def test_what_no_attempt_can_mend_becomes_a_dead_letter(desk: SyncDesk, broker: Embedded):
-    job = desk.submit(Task.of("print(1)", language="cobol"))
+    job = desk.submit(Task.of("print(1)", secrets=("NOWHERE",)))
 
-    with pytest.raises(NotFound, match="no language named 'cobol'"):
+    with pytest.raises(NotFound, match="there is no NOWHERE"):
         job.result(30)
     (letter,) = deadletters.ls(desk.store)
-    cli = [keeper_cli(), "-s", str(broker.socket), "LRANGE", "dead_letter", "0", "-1"]
-    if cli[0]:
-        said = subprocess.run(cli, capture_output=True, text=True, check=True).stdout
-        assert job.id in said
 
     assert (job.id, 1, "refused") == (letter["job_id"], letter["attempts"], letter["error"]["kind"])
+    told = _waited(desk, desk.of(job.id), 1)
+    assert (False, "dead", job.id) == (told["success"], told["status"], told["task_id"])
+    assert "there is no NOWHERE" in told["message"]
     alert = broker.state / "alert.json"
     await_that(lambda: alert.exists() and alert.stat().st_size)
     assert job.id == json.loads(alert.read_text())["job_id"]
@@ -222,6 +227,20 @@ def test_what_no_attempt_can_mend_becomes_a_dead_letter(desk: SyncDesk, broker: 
     await_that(lambda: len(deadletters.ls(desk.store)) == 1)
     deadletters.drop(desk.store, job.id)
     assert [] == deadletters.ls(desk.store)
+
+
+@pytest.mark.needs("redis-cli")
+def test_dead_letters_are_readable_with_the_documented_command(desk: SyncDesk, broker: Embedded):
+    job = desk.submit(Task.of("print(1)", secrets=("NOWHERE",)))
+    with pytest.raises(NotFound):
+        job.result(30)
+    cli = ["redis-cli", "-s", str(broker.socket), "LRANGE", "dead_letter", "0", "-1"]
+    said = subprocess.run(cli, capture_output=True, text=True, check=True).stdout
+    letters = deadletters.ls(desk.store)
+    deadletters.drop(desk.store, job.id)
+
+    assert letters == [json.loads(line) for line in said.splitlines()]
+    assert job.id == letters[0]["job_id"]
 
 
 def test_ten_megabytes_do_not_pass_through_the_broker(desk: SyncDesk):
@@ -260,6 +279,56 @@ def test_its_end_is_told_to_a_webhook(desk: SyncDesk):
     assert (job.id, "done", "ok") == (told[0]["job_id"], told[0]["state"], told[0]["status"])
 
 
+def drip(taken: list[socket.socket], over: threading.Event) -> None:
+    """A byte for each now and then, which is no answer."""
+    while not over.wait(0.5):
+        for each in taken:
+            with suppress(OSError):
+                each.send(b"a")
+
+
+def test_receivers_who_are_slow_hold_up_no_job(desk: SyncDesk):
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+        hook = f"http://127.0.0.1:{slow.getsockname()[1]}/"
+        for _ in range(3):  # more than the worker has hands
+            desk.submit(Task.of("print(1)"), webhook=hook)
+        slow.settimeout(20)
+        over = threading.Event()
+        with ExitStack() as held:
+            taken = [held.enter_context(slow.accept()[0]) for _ in range(3)]
+            dripping = threading.Thread(target=drip, args=(taken, over))
+            dripping.start()
+            held.callback(dripping.join)
+            held.callback(over.set)
+            found = [desk.submit(Task.of("print(2)")).result(30).stdout for _ in range(4)]
+
+    assert ["2\n"] * 4 == found
+
+
+def test_a_result_that_cannot_be_kept_is_no_lost_job(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(station, "FULL", 0)
+    folder = tmp_path / "blobs"
+    folder.mkdir()
+    here = settings.replace(blobs=str(folder))
+    at, desk = station.Station(here), SyncDesk(here)
+    job = desk.submit(Task.of("print('x' * 200_000)"), queue="nobodys")
+    folder.rmdir()
+    folder.touch()
+    at.execute(job.id, "one")
+    found = job.job()
+    with pytest.raises(PlatformError, match=r"the blobs in .* cannot be used"):
+        desk.submit(Task.of("#" * 200_000))
+    job.cancel()
+    desk.close()
+    at.close()
+
+    assert (JobState.DELAYED, 1) == (found.state, found.attempt)
+    assert found.failure is not None
+    assert ("ours", "blobs-unavailable") == (found.failure.kind, found.failure.code)
+
+
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1/x", "http://[::1]/", "http://10.0.0.1/", "ftp://x/", "http:///", "x"]
 )
@@ -278,6 +347,10 @@ def test_what_cannot_run_is_refused_before_it_is_queued(desk: SyncDesk):
         desk.submit(Task.of("1"), Policy(accept=frozenset({"named"})))
     with pytest.raises(InvalidTask, match="queue"):
         desk.submit(Task.of("1"), queue="dead_letter")
+    with pytest.raises(InvalidTask, match="queue"):
+        desk.submit(Task.of("1"), queue="unacked")
+    with pytest.raises(NotFound, match="no language named 'cobol'"):
+        desk.submit(Task.of("1", language="cobol"))
     with pytest.raises(NotFound, match="no option named 'chache'"):
         desk.submit(Task.of("1"), chache=True)  # type: ignore[call-arg]
 
@@ -316,6 +389,7 @@ def test_celerys_own_message_and_ours_are_alike(broker: Embedded):
     app.close()
     store.close()
 
+    assert ours["headers"].pop(message.OURS)
     for said in (theirs, ours):
         for varying in ("origin",):
             said["headers"].pop(varying)
@@ -364,12 +438,27 @@ assert (slow["success"], slow["status"]) == (False, "timeout"), slow
     subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=50)
 
 
+def test_no_worker_is_started_for_a_queue_that_it_would_not_read(tmp_path: Path):
+    desk = SyncDesk(Settings(state_dir=tmp_path))
+    job = desk.submit(Task.of("print(1)"), queue="mine")
+    with pytest.raises(TimeoutError, match=r"no worker reads the queue mine; .* --queue=mine"):
+        job.result(0.1)
+    began = (tmp_path / spare.LOG).exists()
+    desk.close()
+    disown(tmp_path)
+
+    assert not began
+
+
 def test_without_a_worker_waiting_ends_with_the_reason(broker: Embedded):
     desk = SyncDesk(Settings(broker_url=broker.url(7)))
     job = desk.submit(Task.of("print(1)"))
-    from saggar.functions.codetools import _waited
 
     found = _waited(desk, job, 0.2)
+    with pytest.raises(TimeoutError, match="no worker reads the queue code_execution; start one"):
+        job.result(0.1)
+    with pytest.raises(InvalidTask, match="timeout: wanted seconds as a number, found '5'"):
+        job.result("5")  # type: ignore[arg-type]
     desk.close()
 
     assert ("pending", None) == (found["status"], found["success"])
@@ -421,6 +510,21 @@ def test_how_it_stands_is_counted(desk: SyncDesk):
     assert found.totals["done:ok"] >= 1
     assert found.depth.keys() == {"code_execution", HEAVY}
     assert any(each["slots"] == 2 for each in found.workers.values())
+    # Two may have one name, so their numbers belong to what tells them apart.
+    assert {name.partition("#")[0] for name in found.workers} == {
+        each["name"] for each in found.workers.values()
+    }
+
+
+def test_the_rules_for_alerts_are_about_what_a_running_worker_says(desk: SyncDesk):
+    rules = (ROOT / "deploy" / "alerts.yml").read_text()
+    desk.submit(Task.of("print(1)")).result(30)
+    text, _ = metrics.render(desk.store.counts(("code_execution", HEAVY)))
+    said = set(re.findall(r"^(\w+)[ {]", text.decode(), re.MULTILINE))
+    named = set(re.findall(r"\b(?:saggar|celery)_[a-z_]+", rules))
+
+    assert "celery_queue_depth" in named
+    assert named <= said
 
 
 async def test_a_desk_for_code_with_an_event_loop_does_the_same(settings: Settings, worker: Worker):
@@ -432,6 +536,10 @@ async def test_a_desk_for_code_with_an_event_loop_does_the_same(settings: Settin
     long = await desk.submit(Task.of("import time; time.sleep(60)"))
     await long.cancel()
     cancelled = await long.result(10)
+    unread = await desk.submit(Task.of("print(1)"), queue="nobodys")
+    with pytest.raises(TimeoutError, match="no worker reads the queue nobodys; start one"):
+        await unread.result(0.1)
+    await unread.cancel()
     state = (await again.job()).state
     await desk.aclose()
 
@@ -461,31 +569,81 @@ def test_the_documented_commands_are_taken_literally(settings: Settings, broker:
     assert "'routing_key': 'code_execution'" not in said
 
 
-def test_flower_watches_unmodified(worker: Worker):
+def test_flower_watches_unmodified_and_sees_what_is_cancelled_as_revoked(
+    settings: Settings, broker: Embedded
+):
+    """A broker named as redis-py spells a socket, for all of Celery's commands."""
+    there = settings.replace(broker_url=broker.url(11), result_backend=broker.url(12))
+    with Worker(there, broker.state, "-c", "1", name="watched") as worker:
+        desk = SyncDesk(there)
+        with watching(worker, broker.url(11), broker.url(12)) as port:
+            first = desk.submit(Task.of("print(1)"))
+            await_that(lambda: state_in_flower(port, first.id) == "SUCCESS")
+            running = desk.submit(Task.of("print('up', flush=True)\nimport time\ntime.sleep(60)"))
+            next(event for event in running.events() if event.kind == "output")
+            queued = desk.submit(Task.of("print('never')"))
+            queued.cancel()
+            running.cancel()
+            await_that(lambda: state_in_flower(port, running.id) == "REVOKED")
+            await_that(lambda: state_in_flower(port, queued.id) == "REVOKED")
+            revoked = worker.celery("inspect", "revoked")
+            running_too = desk.submit(
+                Task.of("print('up', flush=True)\nimport time\ntime.sleep(60)")
+            )
+            next(event for event in running_too.events() if event.kind == "output")
+            queued_too = desk.submit(Task.of("print('never')"))
+            fetched(port, f"/api/task/revoke/{queued_too.id}", b"")
+            fetched(port, f"/api/task/revoke/{running_too.id}?terminate=true", b"")
+            by_flower = [job.result(30).status for job in (running_too, queued_too)]
+            watched = fetched(port, "/metrics")
+        deadletters.replay(desk.store, queued.id)
+        again = queued.result(20)
+        attempts = running_too.job().attempt
+        desk.close()
+
+    assert [Status.CANCELLED] * 2 == by_flower
+    assert 1 == attempts
+    assert running.id in revoked
+    assert queued.id in revoked
+    assert b"flower" in watched
+    assert "never\n" == again.stdout
+
+
+@contextmanager
+def watching(worker: Worker, broker_url: str, results: str) -> Iterator[int]:
+    """Flower, once it listens; its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     argv = [sys.executable, "-m", "celery", "-A", "saggar.worker", "flower", f"--port={port}"]
+    env = {
+        **{name: value for name, value in worker.env.items() if name != spare.SETTINGS},
+        "CELERY_BROKER_URL": broker_url,
+        "CELERY_RESULT_BACKEND": results,
+        "FLOWER_UNAUTHENTICATED_API": "true",
+    }
     with subprocess.Popen(
-        argv, env=worker.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as flower:
-        await_that(lambda: b"OK" in fetched(port, "/healthcheck"))
-        found = fetched(port, "/metrics")
-        flower.terminate()
+        try:
+            await_that(lambda: b"OK" in fetched(port, "/healthcheck"))
+            # Events from before it listens are not heard; a worker that it knows was heard.
+            await_that(lambda: worker.name.encode() in fetched(port, "/workers?json=1"))
+            yield port
+        finally:
+            flower.terminate()
 
-    assert b"flower" in found
+
+def state_in_flower(port: int, task_id: str) -> str:
+    found = fetched(port, f"/api/task/info/{task_id}")
+    return str(json.loads(found)["state"]) if found else ""
 
 
-def fetched(port: int, path: str) -> bytes:
+def fetched(port: int, path: str, data: bytes | None = None) -> bytes:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=5) as answer:
             return bytes(answer.read())
     except OSError:
         return b""
-
-
-def keeper_cli() -> str:
-    """A redis-cli, if there is one."""
-    return shutil.which("redis-cli") or shutil.which("valkey-cli") or ""
 
 
 def await_that(condition, within: float = 20) -> None:

@@ -34,7 +34,7 @@ def broker() -> Iterator[Embedded]:
     found = Embedded(state).start()
     yield found
     found.close()
-    shutil.rmtree(state)
+    shutil.rmtree(state, ignore_errors=True)  # its server may be on its way out
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,8 @@ def env(broker: Embedded) -> dict[str, str]:
         "SAGGAR_KEYS": json.dumps(KEYS),
         "SAGGAR_PRIVATE_WEBHOOKS": "1",
         "SAGGAR_LOG_FILE": str(broker.state / "serve.log"),
+        "SAGGAR_QUEUES": '["nobodys"]',
+        "SAGGAR_SECRETS": '["NOWHERE"]',
         "SAGGAR_TENANTS": '{"team-b": {"rate": 0.02, "burst": 1}}',
     }
 
@@ -224,6 +226,8 @@ def test_the_same_work_is_served_from_one_run(http: httpx.Client):
         ({"code": "1", "limits": {"wal": 1}}, 422, "did you mean 'wall'?"),
         ({"code": "1", "priority": 10}, 422, "priority"),
         ({"code": "1", "queue": "dead_letter"}, 422, "queue"),
+        ({"code": "1", "queue": "anothers"}, 422, "SAGGAR_QUEUES"),
+        ({"code": "1", "language": "cobol"}, 404, "no language named 'cobol'"),
         ({"code": "1", "delay": -1}, 422, "delay"),
         ({"code": "1", "key": "x" * 300}, 422, "key"),
         ({"code": "#" * 2_000_000}, 422, "a job may carry 1 MiB"),
@@ -319,8 +323,9 @@ def test_who_had_his_share_is_told_when_to_come_again(served: Server):
 
 def test_dead_letters_are_looked_at_replayed_and_dropped(served: Server, http: httpx.Client):
     with client(served, "key-of-a") as ours:
-        job = submitted(ours, code="1", language="cobol")
+        job = submitted(ours, code="1", secrets=["NOWHERE"])
         refused = ours.get(f"/v1/jobs/{job}/result?wait=30")
+        *_, last = ours.get(f"/v1/jobs/{job}/events").text.splitlines()
         letter = ours.get(f"/v1/dead-letters/{job}").json()
         listed = ours.get("/v1/dead-letters").json()["dead_letters"]
         with client(served, "key-of-b") as others:
@@ -334,7 +339,13 @@ def test_dead_letters_are_looked_at_replayed_and_dropped(served: Server, http: h
         gone = ours.delete(f"/v1/dead-letters/{job}").status_code
         after = ours.get("/v1/dead-letters").json()["dead_letters"]
 
-    assert (404, "not-found") == (refused.status_code, refused.json()["code"])
+    assert (424, "job-failed", "dead", "not-found") == (
+        refused.status_code,
+        refused.json()["code"],
+        refused.json()["state"],
+        refused.json()["failure"]["code"],
+    )
+    assert ("failed", "not-found") == (json.loads(last)["kind"], json.loads(last)["code"])
     assert (job, 1, "team-a") == (letter["job_id"], letter["attempts"], letter["tenant"])
     assert [letter] == listed
     assert [404] * 3 == hidden

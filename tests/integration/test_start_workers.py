@@ -41,7 +41,8 @@ def script(tmp_path):
 def test_workers_are_started_in_the_background_found_again_and_ended(script, tmp_path):
     started = script("prod")
     again = script("prod")
-    status = script("status").stdout
+    found = script("status")
+    status = found.stdout
     names = ("standard", "heavy")
     pids = {name: int((tmp_path / "run" / f"{name}.pid").read_text()) for name in names}
     commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids.values()]
@@ -53,6 +54,7 @@ def test_workers_are_started_in_the_background_found_again_and_ended(script, tmp
     assert "--queue=code_execution\0" in commands[0]
     assert "--queue=code_execution_heavy" in commands[1]
     assert {f"{name}: pid {pid}" for name, pid in pids.items()} == set(status.splitlines())
+    assert 0 == found.returncode
     assert 2 == again.stderr.count("runs already")
     assert 0 == ended.returncode, ended.stderr
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids.values())
@@ -74,9 +76,11 @@ def test_a_pid_file_that_is_of_somebody_else_is_not_believed(script, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "standard.pid").write_text(str(os.getpid()))
     ended = script("stop")
+    status = script("status")
 
     assert 0 == ended.returncode
-    assert "standard: does not run" in script("status").stdout
+    assert "standard: does not run" in status.stdout
+    assert 3 == status.returncode
 
 
 def test_what_it_does_not_know_it_says(script):

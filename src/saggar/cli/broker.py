@@ -40,17 +40,16 @@ def url(words: Sequence[str]) -> int:
     options = made.read(words)
 
     from saggar.config import load, queue_urls, state_dir
-    from saggar.jobs.broker import Embedded, celery_url
+    from saggar.jobs.broker import Embedded, celery_url, endpoints
 
     settings = load()
     broker, results = queue_urls(settings)
-    if not broker:
+    if broker:
+        where = endpoints(settings)
+        broker, results = where.broker, where.results
+    else:
         ours = Embedded(state_dir(settings))
         broker, results = ours.url(0), results or ours.url(1)
-    elif not results:
-        from saggar.jobs.broker import endpoints
-
-        results = endpoints(settings).results
     found = {"broker": celery_url(broker), "results": celery_url(results)}
     if options.json:
         import json

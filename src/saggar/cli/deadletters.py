@@ -7,7 +7,7 @@ from typing import Any
 from saggar.cli.arguments import Parser
 from saggar.cli.jobs import SHORT, chosen, desk, moment
 from saggar.cli.main import say
-from saggar.cli.ps import lines
+from saggar.cli.ps import lines, plain, plain_json
 from saggar.errors import UsageError
 
 SUMMARY = (
@@ -40,12 +40,14 @@ def ls(words: Sequence[str]) -> int:
     made.add_argument("--limit", type=int, default=50, metavar="N", help="how many at most (50)")
     made.add_argument("--json", action="store_true", help="print them as one JSON document")
     options = made.read(words)
+    if options.limit < 1:
+        raise UsageError(f"--limit: wanted a number above 0, found {options.limit}")
 
     from saggar.jobs import deadletters
 
     found = deadletters.ls(desk().store, options.limit, options.tenant)
     if options.json:
-        say(json.dumps({"dead_letters": found}, ensure_ascii=False) + "\n")
+        say(plain_json(json.dumps({"dead_letters": found}, ensure_ascii=False)) + "\n")
         return 0
     say("\n".join(lines(TITLES, *map(cells, found))) + "\n")
     return 0
@@ -61,7 +63,7 @@ def cells(letter: dict[str, Any]) -> tuple[str, ...]:
         letter["queue"],
         letter["tenant"],
         str(letter["attempts"]),
-        "".join(c if c.isprintable() else "?" for c in text[:WIDEST]),
+        plain(text[:WIDEST]),
     )
 
 
@@ -76,7 +78,8 @@ def show(words: Sequence[str]) -> int:
 
     store = desk().store
     letter = deadletters.entry(store, meant(store, options.id))
-    say(json.dumps(letter, ensure_ascii=False, indent=None if options.json else 2) + "\n")
+    text = json.dumps(letter, ensure_ascii=False, indent=None if options.json else 2)
+    say(plain_json(text) + "\n")
     return 0
 
 
@@ -111,6 +114,8 @@ def meant(store: Any, word: str) -> str:
     """The id of the letter that begins so. UsageError if several do."""
     from saggar.jobs import deadletters
 
+    if not word:
+        raise UsageError("ID: wanted a job's id, or how it begins, found an empty word")
     every = (letter["job_id"] for letter in deadletters.ls(store, limit=10_000))
     found = sorted({job_id for job_id in every if job_id.startswith(word)})
     if len(found) > 1 and word not in found:

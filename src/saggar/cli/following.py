@@ -23,6 +23,8 @@ def found(desk: "SyncDesk", word: str) -> "SyncJob":
     """The job that is meant. UsageError if several are."""
     from saggar.jobs import listing
 
+    if not word:
+        raise UsageError("ID: wanted a job's id, or how it begins, found an empty word")
     if len(word) >= WHOLE:
         return desk.of(word)
     ids = listing.beginning(desk.store, word)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from saggar.cli.arguments import Parser
 from saggar.cli.main import READER_GONE, complain, say
-from saggar.cli.ps import lines, span
+from saggar.cli.ps import lines, plain, plain_json, span
 from saggar.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -117,9 +117,10 @@ def show(words: Sequence[str]) -> int:
 
     job = found(desk(), options.id).job()
     if options.json:
-        say(job.model_dump_json() + "\n")
+        say(plain_json(job.model_dump_json()) + "\n")
         return 0
-    say("\n".join(f"{name:<10}{text}" for name, text in said(job)) + "\n")
+    # What a program says of its failure may move the cursor or worse.
+    say("\n".join(f"{name:<10}{plain(text)}" for name, text in said(job)) + "\n")
     return 0
 
 

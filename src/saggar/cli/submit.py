@@ -1,14 +1,16 @@
 """`saggar submit`: a program that a worker runs, now or later; waited for, if that is wanted."""
 
 import json
+import re
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from saggar.cli.arguments import Parser, split
 from saggar.cli.main import INTERRUPTED, OURS, READER_GONE, complain, say
-from saggar.cli.options import answer, program, surroundings
-from saggar.errors import UsageError
+from saggar.cli.options import answer, program, secrets, surroundings
+from saggar.errors import InvalidTask, UsageError
 
 if TYPE_CHECKING:
     from saggar.config import Settings
@@ -30,6 +32,7 @@ is started, and a worker beside it.
 Exit code: 0 it was submitted; with --wait as of saggar run; 2 a mistake in the call; 70 the queue
 does not answer; 130 Ctrl-C while waiting, and the job goes on.
 """
+FIELD = re.compile(r"^(?:job\.)?(queue|tenant|delay|key|webhook): ")
 WISHES = ("key", "priority", "queue", "tenant", "delay", "webhook", "retry_on")
 
 
@@ -48,7 +51,8 @@ def main(words: Sequence[str]) -> int:
     said = wishes(options)
     task, asked = request(options, theirs)
     policy = narrowed(asked, options.queue, settings)
-    job = desk(settings).submit(task, policy, **said)
+    with as_options():
+        job = desk(settings).submit(task, policy, **said)
     if not options.wait:
         found = {"id": job.id, "came": job.came}
         say((json.dumps(found) if options.json else job.id) + "\n")
@@ -60,6 +64,15 @@ def main(words: Sequence[str]) -> int:
         return INTERRUPTED
 
 
+@contextmanager
+def as_options() -> Iterator[None]:
+    """What is said of a job's fields, said of options."""
+    try:
+        yield
+    except InvalidTask as exc:
+        raise InvalidTask(FIELD.sub(r"--\1: ", str(exc))) from None
+
+
 def parser() -> Parser:
     """Everything `saggar submit` understands before `--`."""
     made = Parser("submit", SUMMARY, EXAMPLES)
@@ -67,6 +80,7 @@ def parser() -> Parser:
     made.elsewhere = "the program's own arguments go after --"
     program(made)
     _job(made)
+    secrets(made, "where it is run, SAGGAR_SECRET_NAME there")
     surroundings(made)
     answer(made)
     return made
@@ -107,6 +121,8 @@ def wishes(options: Namespace) -> Any:
             said["delay"] = parse_seconds(said["delay"])
     except ValueError as exc:
         raise UsageError(f"--delay: {exc}") from None
+    if said.get("key") == "":
+        raise UsageError("--key: wanted up to 200 printable characters, found none")
     if "priority" in said:
         if not (said["priority"].isdecimal() and int(said["priority"]) <= 9):
             raise UsageError(f"--priority: wanted 0 to 9, found {said['priority']!r:.60}")

@@ -53,12 +53,26 @@ def parser() -> Parser:
     return made
 
 
+def named(names: str) -> str:
+    """Queues that there can be, separated by commas. UsageError."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from saggar.jobs.job import QueueName
+
+    for name in names.split(","):
+        try:
+            TypeAdapter(QueueName).validate_python(name)
+        except ValidationError as exc:
+            raise UsageError(f"--queue: {exc.errors()[0]['ctx']['error']}") from None
+    return names
+
+
 def argv(options: Namespace, theirs: Sequence[str]) -> list[str]:
     """The whole command line."""
     number = options.concurrency or str(len(os.sched_getaffinity(0)))
     if not (number.isdecimal() and int(number)):
         raise UsageError(f"--concurrency: wanted a number above 0, found {number!r:.60}")
-    queues = [word for name in options.queue for word in ("--queue", name)]
+    queues = [word for name in options.queue for word in ("--queue", named(name))]
     scaled = any(word.startswith(("-c", "--concurrency", "--autoscale")) for word in theirs)
     return [
         *(sys.executable, "-m", "celery", "-A", "saggar.worker", "worker"),

@@ -6,6 +6,7 @@ purpose, and said in the file: a worker builds a jail for each job, and the prof
 have for containers refuse what a jail is built with.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,7 +16,6 @@ from pydantic import AfterValidator, Field
 from saggar.deploy.compose import CLOSED, as_yaml
 from saggar.errors import PlatformError
 from saggar.jobs.job import HEAVY, STANDARD, job_limits
-from saggar.model.paths import printable
 from saggar.model.value import Value
 
 API_PORT: Final = 8000
@@ -39,7 +39,21 @@ HEADER: Final = """\
 """
 
 _Port = Annotated[int, Field(ge=1, le=65535)]
-_Image = Annotated[str, AfterValidator(lambda name: printable(name, "an image"))]
+_REFERENCE: Final = re.compile(
+    r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9._-]+(?:/[a-z0-9._-]+)*"
+    r"(?::\w[\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+
+
+def _image(name: str) -> str:
+    if not _REFERENCE.fullmatch(name):
+        raise ValueError(
+            f"wanted an image such as registry.example.org/worker:1, found {name!r:.80}"
+        )
+    return name
+
+
+Image = Annotated[str, AfterValidator(_image)]
 _Size = Annotated[str, Field(pattern=r"^[1-9]\d*[kmgKMG][bB]?$")]
 
 
@@ -59,9 +73,9 @@ class Stack(Value):
     """The checkout that the images are built from. Empty: they are there, or in a registry."""
     packages: tuple[str, ...] = ()
     """Built into the workers' image, beside Saggar: what CodeTools finds."""
-    worker_image: _Image = "saggar/worker"
-    api_image: _Image = "saggar/api"
-    redis_image: _Image = "redis:7-alpine"
+    worker_image: Image = "saggar/worker"
+    api_image: Image = "saggar/api"
+    redis_image: Image = "redis:7-alpine"
     api_port: _Port = API_PORT
     flower_port: _Port = FLOWER_PORT
     redis_port: _Port = REDIS_PORT

@@ -9,13 +9,14 @@ pull at the same Deployment.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from saggar.deploy.compose import as_yaml
 from saggar.deploy.jobs import (
     API_PORT,
     FLOWER_PORT,
     REDIS_PORT,
+    Image,
     answers,
     api_command,
     broker,
@@ -27,7 +28,6 @@ from saggar.deploy.jobs import (
 )
 from saggar.errors import UsageError
 from saggar.jobs.job import HEAVY, STANDARD
-from saggar.model.paths import printable
 from saggar.model.value import Value
 
 REDIS: Final = "redis-service"
@@ -43,7 +43,6 @@ HEADER: Final = (
     "# Written by `saggar deploy k8s`, whose options change it; docs/deploy.md says more.\n"
 )
 
-_Image = Annotated[str, AfterValidator(lambda name: printable(name, "an image"))]
 _Count = Annotated[int, Field(ge=1, le=1000)]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 _Memory = Annotated[str, Field(pattern=r"^[1-9]\d*[KMGT]i?$")]
@@ -69,9 +68,9 @@ class Cluster(Value):
     """Waiting jobs for each worker beyond which there are to be more workers."""
     prometheus: Annotated[str, Field(pattern=r"^https?://\S+$")] = "http://prometheus-server"
     """Whom KEDA asks for the depth of the queue."""
-    worker_image: _Image = "your-registry/saggar-worker:latest"
-    api_image: _Image = "your-registry/saggar-api:latest"
-    redis_image: _Image = "redis:7-alpine"
+    worker_image: Image = "your-registry/saggar-worker:latest"
+    api_image: Image = "your-registry/saggar-api:latest"
+    redis_image: Image = "redis:7-alpine"
     redis_memory: Annotated[str, Field(pattern=r"^[1-9]\d*[kmg]b$")] = "512mb"
     storage: _Memory = "2Gi"
     """For the broker's file."""

@@ -5,18 +5,17 @@ The face that agents of older systems were written for. What it adds to `saggar.
 `saggar.submit` is its keys, its defaults, and that waiting always ends.
 """
 
-import ast
 import signal
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from saggar.config import Settings, load
 from saggar.errors import InvalidTask, SaggarError
-from saggar.jobs.job import HEAVY, STANDARD, Job, code_hash, job_limits
+from saggar.functions import sourcetext
+from saggar.jobs.job import HEAVY, STANDARD, Failure, Job, code_hash, job_limits
 from saggar.jobs.queue import Receipt, Terms
-from saggar.jobs.submission import SyncDesk, SyncJob, desk, ended, prepare
+from saggar.jobs.submission import SyncDesk, SyncJob, desk, ended, prepare, unread
 from saggar.model.environment import Environment
 from saggar.model.policy import Policy
 from saggar.model.quantity import MiB
@@ -90,28 +89,38 @@ class CodeTools:
 
     @staticmethod
     def validate_syntax(code: str) -> tuple[bool, str]:
-        """Whether it is Python, and if not, where."""
-        try:
-            ast.parse(code)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
-            return False, str(exc)
-        return True, "the syntax is valid"
+        """Whether it is Python, and if not, where. Like all that follow it runs nothing."""
+        found = sourcetext.problem(code)
+        return not found, found or "the syntax is valid"
+
+    @staticmethod
+    def format_code(code: str) -> str:
+        """
+        The same program in the form of black, its imports in the order of isort.
+
+        Raises:
+            InvalidTask: It is not Python.
+            UsageError: Ruff is not installed, which does that.
+        """
+        return sourcetext.formatted(code)
 
     @staticmethod
     def extract_dependencies(code: str) -> list[str]:
-        """The packages that it imports and Python does not bring along, sorted."""
-        try:
-            tree = ast.parse(code)
-        except (SyntaxError, ValueError, RecursionError) as exc:
-            raise InvalidTask(f"code: not Python: {exc}") from None
-        names = set[str]()
-        for node in ast.walk(tree):
-            match node:
-                case ast.Import(names=aliases):
-                    names |= {alias.name.partition(".")[0] for alias in aliases}
-                case ast.ImportFrom(module=str(module), level=0):
-                    names.add(module.partition(".")[0])
-        return sorted(names - sys.stdlib_module_names)
+        """The packages that it imports and Python does not bring along, sorted. InvalidTask."""
+        return sourcetext.dependencies(code)
+
+    @staticmethod
+    def add_docstrings(code: str) -> str:
+        """The program with a docstring for each function and class that has none. InvalidTask."""
+        return sourcetext.documented(code)
+
+    @staticmethod
+    def check_code_quality(code: str) -> dict[str, Any]:
+        """
+        valid_syntax line_count function_count class_count has_docstrings has_type_hints
+        complexity_score, which is McCabe's: 1, and 1 for each way to branch.
+        """
+        return sourcetext.quality(code)
 
 
 def environment(named: str) -> Environment:
@@ -144,16 +153,31 @@ def _asked(
 
 def _waited(at: SyncDesk, job: SyncJob, timeout: float) -> dict[str, Any]:
     try:
-        return answer(job.wait(timeout))
+        found = job.wait(timeout)
     except TimeoutError:
         return _pending(at, job.job(), timeout)
+    if found.result is None and found.failure is not None:
+        return _given_up(found, found.failure)
+    return answer(found)
+
+
+def _given_up(job: Job, failure: Failure) -> dict[str, Any]:
+    """A job that has no result and will not get one."""
+    finished = datetime.fromtimestamp(job.finished or job.created, UTC).isoformat()
+    said = f"{failure.code}: {failure.message}"
+    beside = {"success": False, "retry_count": job.retries, "timestamp": finished}
+    return {
+        **_unfinished(job.id, str(job.state), said, job.code_hash),
+        **beside,
+        "worker_id": job.worker,
+    }
 
 
 def _pending(at: SyncDesk, job: Job, timeout: float) -> dict[str, Any]:
     """Why there is nothing yet."""
     why = f"the job is {job.state} after {timeout:g} s"
     if job.state != "running" and not at.store.alive(job.queue):
-        why = f"no worker reads the queue {job.queue}; start one: celery -A saggar.worker worker"
+        why = unread(job.queue)
     return _unfinished(job.id, "pending", why, job.code_hash)
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Final, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
@@ -24,7 +25,8 @@ SERVERS: Final = ("redis-server", "valkey-server")
 STARTING: Final = "start.lock"
 LONGEST_SOCKET: Final = 107
 """Bytes of a socket's path; the kernel keeps no more."""
-_SCHEMES: Final = ("redis", "rediss", "unix", "redis+socket")
+_NETWORK: Final = ("redis", "rediss")
+_SOCKETS: Final = ("unix", "redis+socket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,11 @@ class Endpoints:
         """The databases of jobs and of results, where both are on one server."""
         (jobs, ours), (results, theirs) = _server(self.broker), _server(self.results)
         return (ours, theirs) if jobs == results else None
+
+    @property
+    def database(self) -> str:
+        """That of jobs."""
+        return _server(self.broker)[1]
 
     @property
     def shared(self) -> bool:
@@ -70,17 +77,29 @@ class Embedded:
             self._owned = _locked(self.state / keeper.OWNERS, fcntl.LOCK_SH)
         starting = _locked(self.state / STARTING, fcntl.LOCK_EX)
         try:
-            if not keeper.answers(str(self.socket)):
-                self._start()
+            self._await()
         finally:
             os.close(starting)
         return self
 
-    def _start(self) -> None:
+    def _await(self) -> None:
+        """Until it answers; one that has its keeper is started by him alone."""
+        end = monotonic() + keeper.PATIENCE
+        while monotonic() < end:
+            if not keeper.kept(str(self.state)):
+                if self._start():
+                    return
+            elif keeper.answers(str(self.socket)):
+                return
+            sleep(0.01)
+        raise QueueUnavailable(f"the embedded broker does not answer: {self._last_words()}")
+
+    def _start(self) -> bool:
         words = [sys.executable, "-I", "-S", keeper.__file__, binary(), str(self.state)]
         started = subprocess.run(words, stdin=subprocess.DEVNULL, check=False)
-        if started.returncode:
+        if started.returncode not in (0, keeper.TAKEN):
             raise QueueUnavailable(f"the embedded broker does not start: {self._last_words()}")
+        return started.returncode == 0
 
     def _last_words(self) -> str:
         log = self.state / keeper.LOG
@@ -130,16 +149,38 @@ def binary() -> str:
 
 
 def plain(url: str) -> str:
-    """The URL as redis-py spells it; Celery's own spelling of a socket is known as well."""
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES:
+    """
+    The URL as redis-py spells it; Celery's own spelling of a socket is known as well.
+
+    Raises:
+        UsageError: It leads to nothing that could be a Redis.
+    """
+    if not _leads(url):
         raise UsageError(
-            f"jobs need a broker such as redis://localhost:6379/0, found {redacted(url)}"
+            "jobs need a broker such as redis://localhost:6379/0,"
+            f" or unix:///run/redis.sock?db=0 for a socket; found {redacted(url)}"
         )
+    parts = urlsplit(url)
     if parts.scheme != "redis+socket":
         return url
     database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
-    return f"unix://{parts.netloc}{parts.path}?db={database}"
+    return f"unix://{parts.netloc}{quote(parts.path)}?db={database}"
+
+
+def _leads(url: str) -> bool:
+    """Whether it names a server and a database; what is wrong otherwise differs by who reads it."""
+    try:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query)
+        database = query.get("db", query.get("virtual_host", ["0"]))[0]
+        if parts.scheme in _NETWORK:
+            place = bool(parts.hostname) and parts.port != 0
+            database = parts.path.strip("/") or database
+        else:
+            place = parts.scheme in _SOCKETS and not parts.hostname and len(parts.path) > 1
+    except ValueError:
+        return False
+    return place and database.isdecimal()
 
 
 def celery_url(url: str) -> str:
@@ -153,7 +194,10 @@ def celery_url(url: str) -> str:
 
 def redacted(url: str) -> str:
     """The URL without its password."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "one that is none"
     if parts.password is None:
         return url
     name, _, host = parts.netloc.rpartition("@")

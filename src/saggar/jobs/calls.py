@@ -36,8 +36,10 @@ class Tick:
 
     silent: list[tuple[Lease, str]]
     """Leases that ran out, with the worker that had them."""
-    webhooks: list[tuple[str, str]]
-    """Jobs whose end somebody wants to be told of, and where."""
+    ends: list[tuple[str, str, int]]
+    """Jobs whose end somebody is to be told of now, where, and the how manieth try it is."""
+    lying: int
+    """Messages in the lists that this worker reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +68,36 @@ def body(job: Job) -> bytes:
     return job.model_dump_json(include=_CONSTANT).encode()
 
 
-def submit(job: Job, packed: bytes, terms: Terms) -> Call[Receipt]:
-    """Take a job in; its body may have been packed into a reference."""
+def submit(
+    job: Job, packed: bytes, terms: Terms, databases: tuple[str, str] | None = None
+) -> Call[tuple[Receipt, str]]:
+    """
+    Take a job in; its body may have been packed into a reference.
+
+    What comes back beside the receipt is the lease under which a cached result was made. Where one
+    server has both databases, it is known that the result is there.
+    """
     quota = terms.quota
     words: Words = (
         job.id, packed, message.execution(job), job.tenant, job.queue, job.priority,
         int(terms.delay * 1000), job.key, "" if quota.running is None else quota.running,
         quota.waiting, quota.rate or 0, quota.burst, job.code_hash, job.webhook,
+        *(databases or ("", "")),
     )  # fmt: skip
 
-    def read(answer: Any) -> Receipt:
+    def read(answer: Any) -> tuple[Receipt, str]:
         match answer[0].decode():
             case "new" | "joined" | "cached" as came:
-                return Receipt(answer[1].decode(), came)
+                token = answer[2].decode() if len(answer) > 2 else ""
+                return Receipt(answer[1].decode(), came), token
+            case "hooks":
+                raise Overloaded(
+                    "as many are told of the end of this job as there can be; drop the webhook",
+                    retry_after=answer[1] / 1000,
+                )
             case "waiting":
                 raise Overloaded(
-                    f"tenant {job.tenant} has {quota.waiting} jobs waiting in {job.queue}",
+                    f"tenant {job.tenant} has {quota.waiting} jobs waiting",
                     retry_after=answer[1] / 1000,
                 )
         raise Overloaded(
@@ -176,26 +192,52 @@ def look(job_id: str, databases: tuple[str, str] | None) -> Call[Stored]:
     return Call("look", (job_id, *(databases or ("", ""))), read)
 
 
-def cancel(job_id: str) -> Call[JobState]:
-    """Nobody wants it any more; says in which state it was. NotFound, Expired."""
+def cancel(job_id: str, database: str, revoked: str = "") -> Call[JobState]:
+    """
+    Nobody wants it any more; says in which state it was. NotFound, Expired.
+
+    With the id of a task of Celery's that was revoked: only if that is the job's task still.
+    """
 
     def read(answer: bytes) -> JobState:
         return JobState(_known(job_id, answer))
 
-    return Call("cancel", (job_id, _KEEP), read)
+    told = (message.control(database), message.revocation(), message.TASK)
+    return Call("cancel", (job_id, _KEEP, *told, revoked), read)
 
 
-def tick(worker: str, said: Mapping[str, Any]) -> Call[Tick]:
-    """What is due."""
-    return Call("tick", (worker, json.dumps(said)), _tick)
+def unserve(job: Job, other: str) -> Call[None]:
+    """Another job of the same key is not served any more: what came of it is gone."""
+    return Call("unserve", (job.tenant, job.key, other), lambda _: None)
+
+
+def tick(worker: str, said: Mapping[str, Any], room: int = 0, held: float = 0) -> Call[Tick]:
+    """What is due; with as many ends to be told as there is `room` for, within `held` seconds."""
+    return Call("tick", (worker, json.dumps(said), room, int(held * 1000)), _tick)
 
 
 def _tick(answer: Any) -> Tick:
-    silent, webhooks = answer
+    silent, ends, lying = answer
     return Tick(
         [_silent(*(word.decode() for word in one)) for one in silent],
-        [(job_id.decode(), url.decode()) for job_id, url in webhooks],
+        [(job_id.decode(), url.decode(), tries) for job_id, url, tries in ends],
+        lying,
     )
+
+
+def told(job_id: str, url: str) -> Call[None]:
+    """Somebody was told of an end, and need not be again."""
+    return Call("told", (job_id, url, -1), lambda _: None)
+
+
+def given_up(job_id: str, url: str) -> Call[None]:
+    """Nobody there takes it."""
+    return Call("told", (job_id, url, -2), lambda _: None)
+
+
+def tell_later(job_id: str, url: str, seconds: float) -> Call[None]:
+    """He could not be told, and is to be after these seconds."""
+    return Call("told", (job_id, url, int(seconds * 1000)), lambda _: None)
 
 
 def _silent(*words: str) -> tuple[Lease, str]:
@@ -225,7 +267,7 @@ def revive(job: Job) -> Call[None]:
         if (state := _known(job.id, answer)) != "revived":
             raise Conflict(f"job {job.id} is {state}; only what is dead or cancelled starts anew")
 
-    return Call("revive", (job.id, message.execution(job)), read)
+    return Call("revive", (job.id, message.repetition(job)), read)
 
 
 def drop(job_id: str) -> Call[bool]:

@@ -30,6 +30,8 @@ def options(where: Endpoints) -> dict[str, Any]:
         "broker_url": celery_url(where.broker),
         "result_backend": celery_url(where.results),
         "broker_connection_retry_on_startup": True,
+        # A server that is full, or cannot write, refuses: that passes, as a lost connection does.
+        "broker_channel_error_retry": True,
         "broker_transport_options": {
             "visibility_timeout": VISIBLE,
             **_SOCKET,

@@ -28,6 +28,8 @@ STANDARD: Final = "code_execution"
 HEAVY: Final = "code_execution_heavy"
 DEAD: Final = "dead_letter"
 """The list of dead letters; no queue can have its name, or envelopes would lie among letters."""
+_THEIRS: Final = ("unacked", "celery-task", "celeryev", "chord-")
+"""What names of Celery's and kombu's own keys begin with: in a queue of one neither would work."""
 LARGEST_CODE: Final = 1 * MiB
 """Code of one job as text; what is larger belongs in a file or a package."""
 ORDINARY: Final = 5
@@ -50,6 +52,11 @@ class JobState(StrEnum):
         """Whether nothing follows by itself."""
         return self in (JobState.DONE, JobState.DEAD, JobState.CANCELLED)
 
+    @property
+    def waits(self) -> bool:
+        """Whether somebody has to come and run it."""
+        return self in (JobState.DELAYED, JobState.QUEUED)
+
 
 NEXT: Final = {
     JobState.DELAYED: {JobState.QUEUED, JobState.CANCELLED},
@@ -70,7 +77,8 @@ NEXT: Final = {
 
 
 def _queue(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name) or name == DEAD:
+    taken = name == DEAD or name.startswith(_THEIRS) or name.endswith(".pidbox")
+    if taken or not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
         raise ValueError(f"wanted the name of a queue such as {STANDARD!r}, found {name!r:.80}")
     return name
 
@@ -201,7 +209,7 @@ def _sized(task: Task) -> Task:
     match task.program.code:
         case Inline(text=text) if len(text.encode()) > LARGEST_CODE:
             raise InvalidTask(
-                f"the code weighs {format_bytes(len(text.encode()))}, a job may carry"
-                f" {format_bytes(LARGEST_CODE)}; put data into files or a mount"
+                f"the code weighs {len(text.encode())} bytes, a job may carry"
+                f" {format_bytes(LARGEST_CODE)}: {LARGEST_CODE}; put data into files or a mount"
             )
     return task

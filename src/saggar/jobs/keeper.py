@@ -5,6 +5,9 @@ Started as `python keeper.py SERVER STATE` by whoever needs a broker first. It r
 server answers, and stays behind it in the background. Each owner holds a shared lock on one file;
 the lock of a process ends with the process, however it ended. Whoever gets the lock for himself
 alone knows that no owner is left.
+
+Two servers would write one file over each other. So there is one keeper, which holds a lock as long
+as it lives, and each server holds another: the next one starts when that is free.
 """
 
 import contextlib
@@ -20,7 +23,13 @@ import time
 
 SOCKET = "redis.sock"
 OWNERS = "owners.lock"
+KEEPER = "keeper.lock"
+SERVER = "server.lock"
 LOG = "broker.log"
+LONGEST_LOG = 1 << 20
+"""Bytes after which the log is begun anew; one before it is kept."""
+TAKEN = 3
+"""The exit code of a second keeper."""
 PR_SET_PDEATHSIG = 1
 PATIENCE = 20.0
 """Seconds for a server to read its data and answer."""
@@ -50,8 +59,28 @@ def answers(path: str) -> bool:
         client.settimeout(2)
         client.connect(path)
         client.sendall(b"PING\r\n")
-        return client.recv(64).startswith(b"+PONG")
+        # One whose disk is full says that to everything, and will until there is room.
+        return client.recv(64).startswith((b"+PONG", b"-MISCONF"))
     return False
+
+
+def locked(path: str) -> int | None:
+    """The lock of a file, for oneself alone, as its descriptor. None: somebody has it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def kept(state: str) -> bool:
+    """Whether a keeper lives."""
+    fd = locked(os.path.join(state, KEEPER))
+    if fd is not None:
+        os.close(fd)
+    return fd is None
 
 
 class Keeper:
@@ -63,17 +92,37 @@ class Keeper:
         self.child: subprocess.Popen[bytes] | None = None
         self.turn = threading.Lock()
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the server; it does not outlive us."""
-        with self.turn, open(os.path.join(self.state, LOG), "ab") as log:
-            self.child = subprocess.Popen(
-                self.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of ours holds a lock then
-            )
-            return self.child
+    def start(self) -> "subprocess.Popen[bytes] | None":
+        """
+        Start the server, once the one before it is gone; it does not outlive us.
+
+        None: we are to end, or the one before it stays.
+        """
+        mine = self._after_the_last()
+        if mine is None:
+            return None
+        try:
+            with self.turn, open(_log(self.state), "ab") as log:
+                self.child = subprocess.Popen(
+                    self.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(mine,),  # it has the lock as long as it lives
+                    preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of ours has a lock then
+                )
+                return self.child
+        finally:
+            os.close(mine)
+
+    def _after_the_last(self) -> int | None:
+        # One whose keeper was killed writes out what it has; so may a child that it left behind.
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and not self.ending.is_set():
+            if (mine := locked(os.path.join(self.state, SERVER))) is not None:
+                return mine
+            time.sleep(0.002)
+        return None
 
     def ready(self, child: "subprocess.Popen[bytes]") -> bool:
         """Wait until it answers. False: it ended instead, or takes too long."""
@@ -95,7 +144,10 @@ class Keeper:
                 return
             if time.monotonic() - began < 1:
                 self.ending.wait(1)  # it dies as soon as it stands: a full disk, say
-            child = self.start()
+            started = self.start()
+            if started is None:
+                return
+            child = started
 
     def end(self) -> None:
         """Let the server write what it has, and end."""
@@ -120,18 +172,29 @@ def _die_with_parent() -> None:
         _LIBC.prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
+def _log(state: str) -> str:
+    path = os.path.join(state, LOG)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.getsize(path) > LONGEST_LOG:
+            os.replace(path, f"{path}.1")
+    return path
+
+
 def main(server: str, state: str) -> int:
     """Start a server and stay behind it; the caller's process returns when it answers."""
     told, tell = os.pipe()
-    if os.fork():
+    if pid := os.fork():
         os.close(tell)
-        return 0 if os.read(told, 1) else 1
+        return 0 if os.read(told, 1) else os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.setsid()  # Ctrl-C is for our owners; we follow when they are gone
     os.chdir("/")
+    if locked(os.path.join(state, KEEPER)) is None:  # held until we end
+        os._exit(TAKEN)
     keeper = Keeper(server, state)
     child = keeper.start()
-    if not keeper.ready(child):
-        child.kill()
+    if child is None or not keeper.ready(child):
+        if child is not None:
+            child.kill()
         os._exit(1)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):

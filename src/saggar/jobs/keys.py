@@ -13,7 +13,11 @@ CANCEL: Final = f"{PREFIX}cancel"
 """The channel on which workers hear of jobs that nobody wants any more."""
 JOBS: Final = f"{PREFIX}jobs"
 WORKERS: Final = f"{PREFIX}workers"
+COUNTS: Final = f"{PREFIX}counts"
 WEBHOOKS: Final = f"{PREFIX}webhooks"
+"""Whom to tell of which end, and when."""
+SWEPT: Final = f"{PREFIX}swept"
+"""There for an hour after somebody removed what nobody wants any more."""
 
 
 def record(job_id: str) -> str:

@@ -84,7 +84,7 @@ class MemoryQueue:
     async def submit(self, job: Job, terms: Terms) -> Receipt:
         """Take a job in. Overloaded."""
         self._forget()
-        if job.key and (other := self._same(job)):
+        if job.key and (other := self._same(job, terms)):
             return other
         self._admit(job, terms)
         now = self._clock()
@@ -97,21 +97,38 @@ class MemoryQueue:
             self._enqueue(job)
         return Receipt(job.id, "new")
 
-    def _same(self, job: Job) -> Receipt | None:
+    def _same(self, job: Job, terms: Terms) -> Receipt | None:
         other = self._jobs.get(self._slots.get((job.tenant, job.key), ""))
-        match other and other.job.state:
+        if other is None:
+            return None
+        match other.job.state:
             case JobState.DONE:
-                return Receipt(other.job.id, "cached")  # type: ignore[union-attr]
-            case JobState.QUEUED | JobState.DELAYED | JobState.RUNNING:
-                return Receipt(other.job.id, "joined")  # type: ignore[union-attr]
+                return Receipt(other.job.id, "cached")
+            case JobState.QUEUED | JobState.RUNNING:
+                return Receipt(other.job.id, "joined")
+            case JobState.DELAYED:
+                self._hasten(other, terms.delay)
+                return Receipt(other.job.id, "joined")
         return None
+
+    def _hasten(self, entry: _Entry, delay: float) -> None:
+        """One that never ran starts as early as any of its submissions wants."""
+        if entry.job.attempt:
+            return  # it failed, and is tried again in its own time
+        entry.lease_ends = min(entry.lease_ends, self._clock() + delay)
+        if delay <= 0:
+            entry.change(entry.job.to(JobState.QUEUED))
+            self._enqueue(entry.job)
 
     def _admit(self, job: Job, terms: Terms) -> None:
         quota = terms.quota
-        if len(self._lines.get((job.queue, job.tenant), ())) >= quota.waiting:
-            raise Overloaded(
-                f"tenant {job.tenant} has {quota.waiting} jobs waiting in {job.queue}", 1.0
-            )
+        unstarted = (JobState.QUEUED, JobState.DELAYED)
+        waiting = sum(
+            each.job.tenant == job.tenant and each.job.state in unstarted
+            for each in self._jobs.values()
+        )
+        if waiting >= quota.waiting:
+            raise Overloaded(f"tenant {job.tenant} has {quota.waiting} jobs waiting", 1.0)
         if quota.rate is None:
             return
         now = self._clock()

@@ -18,18 +18,68 @@ from saggar.jobs.job import HEAVY, Job
 EXECUTE: Final = "execute_code_async"
 EXECUTE_HEAVY: Final = "execute_code_heavy"
 BURY: Final = "dead_letter_handler"
+OURS: Final = "saggar_job"
+"""The header of messages that nobody need give back: a job whose message is lost gets another."""
+TASK: Final = "TASK"
+"""Where the id of a task is set in by the script that knows it."""
 SOFT_NET: Final = 15
 HARD_NET: Final = 30
 """Seconds after our own limits at which Celery's strike: nets, should ours not have held."""
 PREPARING: Final = 600
 """Seconds for what is installed or compiled before a program starts: not part of its limits."""
+_JOB_ID: Final = 36
+"""Characters of a job's id."""
 _EMBED: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 def execution(job: Job) -> bytes:
     """The message that has a worker run a job."""
+    return _execution(job, job.id)
+
+
+def repetition(job: Job) -> bytes:
+    """
+    The same for one that starts anew: another task, as far as Celery is concerned.
+
+    What was cancelled is revoked, and Celery's workers drop what has its id for hours.
+    """
+    return _execution(job, f"{job.id}-{os.urandom(2).hex()}")
+
+
+def _execution(job: Job, task_id: str) -> bytes:
     task = EXECUTE_HEAVY if job.queue == HEAVY else EXECUTE
-    return envelope(task, job.queue, job.id, {"job": job.id}, nets(job))
+    return envelope(task, job.queue, task_id, {"job": job.id}, nets(job))
+
+
+def job_of(task_id: str) -> str:
+    """The id of the job that a task with this id runs, if it runs one."""
+    return task_id[:_JOB_ID]
+
+
+def control(database: str) -> str:
+    """The channel on which Celery's workers are told something."""
+    return f"/{database}.celery.pidbox"
+
+
+def revocation() -> bytes:
+    """What is said there of a task that was cancelled, so that whoever watches knows it, too."""
+    arguments = {"task_id": TASK, "terminate": False, "signal": None}
+    said = {"method": "revoke", "arguments": arguments}
+    everybody = dict.fromkeys(("destination", "pattern", "matcher"))
+    return json.dumps(
+        {
+            "body": json.dumps({**said, **everybody}),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"clock": 1, "expires": 0},
+            "properties": {
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "celery.pidbox", "routing_key": ""},
+                "priority": 0,
+                "delivery_tag": os.urandom(8).hex(),
+            },
+        }
+    ).encode()
 
 
 def burial(job: Job) -> bytes:
@@ -77,6 +127,7 @@ def envelope(
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
+        **({OURS: True} if task in {EXECUTE, EXECUTE_HEAVY} else {}),
     }
     properties = {
         "correlation_id": task_id,

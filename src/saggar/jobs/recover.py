@@ -28,18 +28,24 @@ def tick(  # noqa: PLR0913 - what a worker says of itself
     random: Callable[[], float],
     *,
     alive: float = ALIVE,
+    stuck: float = 0.0,
+    name: str = "",
+    room: int = 0,
+    held: float = 0.0,
 ) -> calls.Tick:
     """Do what is due; returns what was found."""
     now, scratch = store.now(), shutil.disk_usage(tempfile.gettempdir())
     said = {
+        "name": name or worker,
         "queues": list(queues),
         "slots": slots,
         "until_ms": int((now + alive) * 1000),
         "at": time(),
+        "stuck": stuck,
         "scratch_free": scratch.free,
         "scratch_size": scratch.total,
     }
-    found = store.ask(calls.tick(worker, said))
+    found = store.ask(calls.tick(worker, said, room, held))
     for lease, silent in found.silent:
         give_up(store, lease, silent, random)
     return found

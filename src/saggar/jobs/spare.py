@@ -7,19 +7,26 @@ and nothing waits. Whoever submits holds a shared lock while he lives; that is h
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
 
 from saggar.config import Settings
+from saggar.jobs import keeper
+from saggar.jobs.job import HEAVY, STANDARD
+from saggar.model.quantity import MiB
 
+QUEUES: Final = (STANDARD, HEAVY)
+"""What it reads; whoever has a queue of his own has a worker of his own."""
 CLIENTS: Final = "clients.lock"
 WORKER: Final = "worker.lock"
 LOG: Final = "worker.log"
+LONGEST_LOG: Final = 8 * MiB
 LEAVING: Final = 20.0
 """Seconds that a worker may take to end."""
 SETTINGS: Final = "_SAGGAR_WORKER_SETTINGS"
@@ -37,7 +44,9 @@ def client(state: Path) -> int:
 
 def start(settings: Settings, state: Path) -> None:
     """Start one; does not wait until it works. One that finds another at work ends again."""
-    said = settings.replace(state_dir=state).model_dump_json()
+    trim(state)
+    # Without his ceiling: it held when the job was submitted, and others have others.
+    said = settings.replace(state_dir=state, ceiling=None).model_dump_json()
     with open(state / LOG, "ab") as log:
         subprocess.run(
             [sys.executable, "-I", "-S", "-c", _DETACH, sys.executable, "-m", "saggar.worker"],
@@ -64,6 +73,16 @@ def take(state: Path, patience: float = LEAVING) -> int | None:
             if monotonic() > end:
                 return None
         sleep(0.2)
+
+
+def trim(state: Path) -> None:
+    """Keep the logs of a worker and a broker from growing without end; what goes is kept once."""
+    for name in (LOG, keeper.LOG):
+        with suppress(FileNotFoundError):
+            path = state / name
+            if path.stat().st_size > LONGEST_LOG:
+                shutil.copyfile(path, f"{path}.1")
+                os.truncate(path, 0)  # whoever writes there appends
 
 
 @contextmanager

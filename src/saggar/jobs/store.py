@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -31,6 +31,13 @@ ANSWER: Final = 2.5
 """Seconds for a connection and for an answer: a broker that does not answer is known in three."""
 SLICE: Final = 5.0
 """Seconds of one wait; whoever waits longer asks again."""
+RESTART: Final = 30.0
+"""Seconds for which whoever waits bears that the broker does not answer."""
+PAUSE: Final = 0.5
+RESTARTS: Final = 3
+"""How often our own server is started for one command: it may be killed again."""
+CONNECTIONS: Final = 10_000
+"""Of one client: whoever waits has one of his own. The library's own bound is 100."""
 EVENTS: Final = TypeAdapter(list[Event])
 Clock = Callable[[], float]
 
@@ -43,6 +50,9 @@ class _Common:
         self._clock = clock
         self._digests: dict[str, str] = {}
         self.databases = where.databases
+        self.away: QueueUnavailable | None = None
+        """Why the broker did not answer to the last who waited, if it did not."""
+        self._since: float | None = None
 
     def words(self, call: Call[Any]) -> list[Any]:
         # The server's time holds for all; a test brings its own.
@@ -79,6 +89,26 @@ class _Common:
     def now(self) -> float:
         return time() if self._clock is None else self._clock()
 
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What goes wrong with Redis is QueueUnavailable."""
+        from redis.exceptions import RedisError
+
+        try:
+            yield
+        except RedisError as exc:
+            raise self.failed(exc) from exc
+
+    def bear(self, exc: QueueUnavailable) -> None:
+        """Whoever waits outlives a restart of the broker; raises what it is if that takes long."""
+        self.away = exc
+        self._since = self._since or monotonic()
+        if monotonic() - self._since > RESTART:
+            raise exc
+
+    def back(self) -> None:
+        self.away = self._since = None
+
 
 def _options(url: str, answer: float) -> dict[str, Any]:
     from redis.backoff import NoBackoff
@@ -89,6 +119,7 @@ def _options(url: str, answer: float) -> dict[str, Any]:
     return {
         **({} if url.startswith("unix:") else network),
         "socket_timeout": answer,
+        "max_connections": CONNECTIONS,
         # One more try, for a connection that a restarted server no longer knows.
         "retry": Retry(NoBackoff(), 1, supported_errors=(Broken,)),
     }
@@ -115,34 +146,39 @@ class Store(_Common):
 
     def _run(self, name: str, words: list[Any]) -> Any:
         from redis.exceptions import ConnectionError as Broken
-        from redis.exceptions import NoScriptError
 
         with self.guarded():
-            if digest := self._digests.get(name):
+            for _ in range(RESTARTS):
                 try:
-                    return self.jobs.evalsha(digest, 0, *words)
-                except NoScriptError:  # the server was restarted
-                    pass
+                    return self._evaluated(name, words)
                 except Broken:
                     if self.where.embedded is None:
                         raise
                     self.where.embedded.start()
-            self._digests[name] = self.jobs.script_load(keys.script(name))
-            return self.jobs.evalsha(self._digests[name], 0, *words)
+            return self._evaluated(name, words)
 
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """What goes wrong with Redis is QueueUnavailable; our own server is started again."""
-        from redis.exceptions import RedisError
+    def _evaluated(self, name: str, words: list[Any]) -> Any:
+        from redis.exceptions import NoScriptError
 
-        try:
-            yield
-        except RedisError as exc:
-            raise self.failed(exc) from exc
+        if digest := self._digests.get(name):
+            try:
+                return self.jobs.evalsha(digest, 0, *words)
+            except NoScriptError:  # the server was restarted
+                pass
+        self._digests[name] = self.jobs.script_load(keys.script(name))
+        return self.jobs.evalsha(self._digests[name], 0, *words)
 
     def submit(self, job: Job, terms: Terms) -> Receipt:
         """Take a job in. Overloaded, QueueUnavailable."""
-        return self.ask(calls.submit(job, self.pack(job), terms))
+        call = calls.submit(job, self.pack(job), terms, self.databases)
+        receipt, token = self.ask(call)
+        if receipt.came == "cached" and self.databases is None:
+            with self.guarded():
+                there = self.results.exists(keys.result(receipt.job_id, token))
+            if not there:
+                self.ask(calls.unserve(job, receipt.job_id))
+                receipt, _ = self.ask(call)
+        return receipt
 
     def claim(self, job_id: str, worker: str) -> Lease | None:
         """The right to run a job. None if it is not to be run any more, or by somebody else."""
@@ -152,7 +188,7 @@ class Store(_Common):
 
     def settle(self, lease: Lease, outcome: Outcome) -> bool:
         """Record how an attempt ended; False if it was no longer ours to say."""
-        packed = blobs.pack(self.blobs, data) if (data := _data(outcome)) else b""
+        packed = blobs.pack(self.blobs, _data(outcome), blobs.RESULT)
         if packed and self.databases is None:
             with self.guarded():
                 name = keys.result(lease.job.id, lease.token)
@@ -180,15 +216,26 @@ class Store(_Common):
             left = SLICE if end is None else min(SLICE, end - monotonic())
             if left <= 0:
                 raise TimeoutError(f"job {job_id} is {job.state} after {timeout:g} s")
-            with self.guarded():
-                name = keys.done(job_id)
-                self._patient.blmove(name, name, max(0.01, left), "LEFT", "RIGHT")
-            job = self.find(job_id)
+            try:
+                with self.guarded():
+                    name = keys.done(job_id)
+                    self._patient.blmove(name, name, max(0.01, left), "LEFT", "RIGHT")
+                job = self.find(job_id)
+                self.back()
+            except QueueUnavailable as exc:
+                self.bear(exc)
+                self._await_restart(left)
         return job
+
+    def _await_restart(self, left: float) -> None:
+        if self.where.embedded is None:
+            sleep(min(PAUSE, left))
+        else:
+            self.where.embedded.start()
 
     def cancel(self, job_id: str) -> None:
         """Nobody wants it any more. NotFound, Expired."""
-        self.ask(calls.cancel(job_id))
+        self.ask(calls.cancel(job_id, self.where.database))
 
     def counts(self, queues: Sequence[str]) -> calls.Counts:
         """How it stands."""
@@ -226,40 +273,49 @@ class AStore(_Common):
 
     async def _run(self, name: str, words: list[Any]) -> Any:
         from redis.exceptions import ConnectionError as Broken
-        from redis.exceptions import NoScriptError, RedisError
 
-        try:
-            if digest := self._digests.get(name):
+        with self.guarded():
+            for _ in range(RESTARTS):
                 try:
-                    return await self.jobs.evalsha(digest, 0, *words)
-                except NoScriptError:
-                    pass
+                    return await self._evaluated(name, words)
                 except Broken:
                     if self.where.embedded is None:
                         raise
                     await anyio.to_thread.run_sync(self.where.embedded.start)
-            self._digests[name] = await self.jobs.script_load(keys.script(name))
-            return await self.jobs.evalsha(self._digests[name], 0, *words)
-        except RedisError as exc:
-            raise self.failed(exc) from exc
+            return await self._evaluated(name, words)
+
+    async def _evaluated(self, name: str, words: list[Any]) -> Any:
+        from redis.exceptions import NoScriptError
+
+        if digest := self._digests.get(name):
+            try:
+                return await self.jobs.evalsha(digest, 0, *words)
+            except NoScriptError:
+                pass
+        self._digests[name] = await self.jobs.script_load(keys.script(name))
+        return await self.jobs.evalsha(self._digests[name], 0, *words)
 
     async def submit(self, job: Job, terms: Terms) -> Receipt:
         """Take a job in. Overloaded, QueueUnavailable."""
         packed = calls.body(job)
         if len(packed) >= blobs.LARGE:
             packed = await anyio.to_thread.run_sync(blobs.pack, self.blobs, packed)
-        return await self.ask(calls.submit(job, packed, terms))
+        call = calls.submit(job, packed, terms, self.databases)
+        receipt, token = await self.ask(call)
+        if receipt.came == "cached" and self.databases is None:
+            with self.guarded():
+                there = await self.results.exists(keys.result(receipt.job_id, token))
+            if not there:
+                await self.ask(calls.unserve(job, receipt.job_id))
+                receipt, _ = await self.ask(call)
+        return receipt
 
     async def find(self, job_id: str) -> Job:
         """The job as it is now. NotFound, Expired."""
-        from redis.exceptions import RedisError
-
         found = await self.ask(calls.look(job_id, self.databases))
         if self.databases is None and (token := found.result_name):
-            try:
+            with self.guarded():
                 packed = await self.results.get(keys.result(job_id, token))
-            except RedisError as exc:
-                raise self.failed(exc) from exc
             found = replace(found, packed=packed)
         read = partial(_found, job_id, found, self.blobs)
         if found.packed is not None and found.packed.startswith(blobs.MARK):
@@ -268,8 +324,6 @@ class AStore(_Common):
 
     async def wait(self, job_id: str, timeout: float | None = None, *, fresh: bool = False) -> Job:  # noqa: ASYNC109
         """The job once it is final, as `Store.wait` has it."""
-        from redis.exceptions import RedisError
-
         end = None if timeout is None else monotonic() + timeout
         job = Job(id=job_id) if fresh else await self.find(job_id)
         while not job.state.final:
@@ -278,15 +332,29 @@ class AStore(_Common):
                 raise TimeoutError(f"job {job_id} is {job.state} after {timeout:g} s")
             name = keys.done(job_id)
             try:
-                await self.patient.blmove(name, name, max(0.01, left), "LEFT", "RIGHT")
-            except RedisError as exc:
-                raise self.failed(exc) from exc
-            job = await self.find(job_id)
+                with self.guarded():
+                    await self.patient.blmove(name, name, max(0.01, left), "LEFT", "RIGHT")
+                job = await self.find(job_id)
+                self.back()
+            except QueueUnavailable as exc:
+                self.bear(exc)
+                await self._await_restart(left)
         return job
+
+    async def _await_restart(self, left: float) -> None:
+        if self.where.embedded is None:
+            await anyio.sleep(min(PAUSE, left))
+        else:
+            await anyio.to_thread.run_sync(self.where.embedded.start)
+
+    async def alive(self, queue: str) -> bool:
+        """Whether a worker reads this queue."""
+        found = (await self.ask(calls.counts((queue,)))).workers.values()
+        return any(queue in said["queues"] for said in found)
 
     async def cancel(self, job_id: str) -> None:
         """Nobody wants it any more. NotFound, Expired."""
-        await self.ask(calls.cancel(job_id))
+        await self.ask(calls.cancel(job_id, self.where.database))
 
     async def claim(self, job_id: str, worker: str) -> Lease | None:
         """The right to run a job. None if it is not to be run any more, or by somebody else."""
@@ -298,17 +366,13 @@ class AStore(_Common):
 
     async def settle(self, lease: Lease, outcome: Outcome) -> bool:
         """Record how an attempt ended; False if it was no longer ours to say."""
-        from redis.exceptions import RedisError
-
         packed = _data(outcome)
         if len(packed) >= blobs.LARGE:
-            packed = await anyio.to_thread.run_sync(blobs.pack, self.blobs, packed)
+            packed = await anyio.to_thread.run_sync(blobs.pack, self.blobs, packed, blobs.RESULT)
         if packed and self.databases is None:
-            try:
+            with self.guarded():
                 name = keys.result(lease.job.id, lease.token)
                 await self.results.set(name, packed, ex=int(KEPT), nx=True)
-            except RedisError as exc:
-                raise self.failed(exc) from exc
         return await self.ask(self.settlement(lease, outcome, packed))
 
     async def renew(self, leases: Sequence[Lease]) -> list[Beat]:
@@ -317,58 +381,59 @@ class AStore(_Common):
 
     async def tell(self, job_id: str, events: Sequence[Event]) -> None:
         """What a run has just done, for those who look on."""
-        from redis.exceptions import RedisError
-
         name = keys.events(job_id)
-        try:
+        with self.guarded():
             asked = self.jobs.pipeline(transaction=False)
             asked.xadd(name, {"events": EVENTS.dump_json(list(events))}, maxlen=2000)
             asked.expire(name, int(KEPT))
             await asked.execute()
-        except RedisError as exc:
-            raise self.failed(exc) from exc
 
     async def listen(self, heard: Callable[[str], None]) -> None:
         """Call `heard` with each job that nobody wants any more, until cancelled."""
-        from redis.exceptions import RedisError
-
-        try:
+        with self.guarded():
             async with self.patient.pubsub(ignore_subscribe_messages=True) as channel:
                 await channel.subscribe(keys.CANCEL)
                 while True:
                     said = await channel.get_message(timeout=SLICE)
                     if said is not None:
                         heard(said["data"].decode())
-        except RedisError as exc:
-            raise self.failed(exc) from exc
 
     async def events(self, job_id: str) -> AsyncGenerator[Event]:
         """What its run does, while it does it; all of it from the result if it has ended."""
-        from redis.exceptions import RedisError
-
-        name, last, shown = keys.events(job_id), "0", False
-        try:
-            # From here on its end is written into the stream, whoever else looks on.
-            await self.jobs.set(keys.watched(job_id), "", ex=int(KEPT))
-            job = await self.find(job_id)
-            while not job.state.final or await self.jobs.exists(name):
-                entries = await self.patient.xread({name: last}, block=int(SLICE * 1000))
-                last, news, over = _news(entries, last)
-                for event in news:
-                    shown = True
-                    yield event
-                    if isinstance(event, Finished):
-                        return
-                if over:
-                    break
-                job = job if entries else await self.find(job_id)
-        except RedisError as exc:
-            raise self.failed(exc) from exc
+        last, shown, over = "0", False, False
+        while not over:
+            try:
+                last, news, over = await self._next(job_id, last)
+                self.back()
+            except QueueUnavailable as exc:
+                self.bear(exc)
+                await self._await_restart(SLICE)
+                continue
+            for event in news:
+                shown = True
+                yield event
+                if isinstance(event, Finished):
+                    return
         result = (await self.find(job_id)).result
         if result is not None:
             for event in calls.unfolded(result):
                 if not shown or isinstance(event, Finished):
                     yield event
+
+    async def _next(self, job_id: str, last: str) -> tuple[str, list[Event], bool]:
+        """What was told after `last`, once there is something; and whether that was all."""
+        name = keys.events(job_id)
+        with self.guarded():
+            if last == "0":
+                # From here on its end is written into the stream, whoever else looks on.
+                await self.jobs.set(keys.watched(job_id), "", ex=int(KEPT))
+            entries = await self.patient.xread({name: last})
+            if not entries:
+                # It may have ended before anybody looked on, or so long ago that nothing is left.
+                if (await self.find(job_id)).state.final and not await self.jobs.exists(name):
+                    return last, [], True
+                entries = await self.patient.xread({name: last}, block=int(SLICE * 1000))
+            return _news(entries, last)
 
     async def aclose(self) -> None:
         """Let go of the connections."""
@@ -434,7 +499,7 @@ def answered(url: str, command: Sequence[str]) -> Any:
 def blobs_of(settings: Settings, where: Endpoints) -> blobs.Blobs:
     """Where large things lie, for jobs that are kept there."""
     state = None if where.shared else state_dir(settings)
-    return blobs.chosen(settings, connect(where.results, 10), state)
+    return blobs.chosen(settings, connect(where.results), state)
 
 
 def _data(outcome: Outcome) -> bytes:

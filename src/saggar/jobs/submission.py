@@ -8,13 +8,15 @@ import os
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from numbers import Real
 from time import monotonic
+from types import NoneType
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 import anyio.to_thread
 from anyio.from_thread import start_blocking_portal
 
-from saggar import errors
+from saggar import errors, registry
 from saggar.config import Settings, load, state_dir
 from saggar.errors import InvalidTask, PlatformError, SaggarError
 from saggar.jobs import admission, calls, spare, webhooks
@@ -56,6 +58,10 @@ def policy_of(
     queue: str = STANDARD,
 ) -> Policy:
     """The policy of a job: what is not said is as jobs have it, and never above the ceiling."""
+    if not isinstance(policy, Policy | None):
+        raise InvalidTask(f"policy: wanted a saggar.Policy, found {policy!r:.60}")
+    if not isinstance(limits, Limits | Mapping | None):
+        raise InvalidTask(f"limits: wanted saggar.Limits or a mapping, found {limits!r:.60}")
     wanted = _usual(queue) if policy is None else policy
     if isinstance(limits, Limits):
         wanted = wanted.replace(limits=limits)
@@ -78,9 +84,12 @@ def prepare(
     Raises:
         PolicyDenied: Its policy does not allow what the task asks for.
         InvalidTask: Something about it is not well formed, or its code is too large.
+        NotFound: There is no such language, or no such option.
     """
     policy.admit(task)
+    registry.language(task.program.language)
     _refuse_unknown(said)
+    _refuse_other_kinds(said)
     delay = said.get("delay") or 0.0
     if not 0 <= delay <= 7 * 86400:
         raise InvalidTask(f"delay: wanted seconds, a week at most, found {delay!r:.40}")
@@ -105,12 +114,40 @@ def _slot(task: Task, policy: Policy, said: Wishes) -> str:
         if len(key) > 200 or not key.isprintable():
             raise InvalidTask(f"key: wanted up to 200 printable characters, found {key!r:.60}")
         return f"key:{key}"
-    return same(task, policy) if said.get("cache") else ""
+    if not said.get("cache"):
+        return ""
+    if task.secrets:
+        # Two values of one secret are two results, and what is kept has only its name.
+        raise InvalidTask(
+            "cache: what was made with secrets is not served again, as they may be others by then;"
+            " key= joins submissions that you know to be the same"
+        )
+    return same(task, policy)
 
 
 def _refuse_unknown(said: Mapping[str, Any]) -> None:
     for name in said.keys() - Wishes.__annotations__.keys():
         raise errors.NotFound.among("option", name, Wishes.__annotations__)
+
+
+_KINDS: Final[Mapping[str, tuple[str, tuple[type, ...]]]] = {
+    "key": ("text", (str, NoneType)),
+    "cache": ("True or False", (bool,)),
+    "priority": ("a whole number from 0 to 9", (int,)),
+    "queue": ("a name", (str,)),
+    "tenant": ("a name", (str,)),
+    "delay": ("seconds as a number", (Real,)),
+    "webhook": ("a URL as text", (str, NoneType)),
+    "retry_on": ("several of timeout, memory, oserror", (list, tuple, set, frozenset, NoneType)),
+}
+
+
+def _refuse_other_kinds(said: Mapping[str, Any]) -> None:
+    for name, value in said.items():
+        wanted, kinds = _KINDS[name]
+        # A truth is a number to Python, and no priority.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise InvalidTask(f"{name}: wanted {wanted}, found {value!r:.60}")
 
 
 class _Assurance:
@@ -130,7 +167,7 @@ class _Assurance:
         state = state_dir(self.settings)
         if self._client is None:
             self._client = spare.client(state)
-        if not any(queue in said["queues"] for said in workers):
+        if queue in spare.QUEUES and not any(queue in said["queues"] for said in workers):
             spare.start(self.settings, state)
         self._seen = monotonic()
 
@@ -159,15 +196,22 @@ class JobHandle:
             PlatformError: We could not do our part, after all attempts.
             NotFound: It is not known. Expired: it is no longer kept.
         """
-        end = None if timeout is None else monotonic() + timeout
+        end = _end(timeout)
         while True:
             left = _left(end)
             try:
                 return ended(await self._store.wait(self.id, left, fresh=self.came == "new"))
             except TimeoutError as exc:
                 if end is not None and monotonic() >= end:
-                    raise _late(self.id, timeout) from exc
+                    raise self._store.away or await self._late(timeout) from exc
                 await self._desk.assure(self._queue)
+
+    async def _late(self, timeout: float | None) -> TimeoutError:  # noqa: ASYNC109 - what it was
+        if not timeout:  # who only looks is told no reasons
+            return _late(self.id, timeout)
+        job = await self.job()
+        read = not job.state.waits or await self._store.alive(job.queue)
+        return _late(self.id, timeout, "" if read else job.queue)
 
     async def job(self) -> Job:
         """How it stands."""
@@ -197,15 +241,23 @@ class SyncJob:
 
     def wait(self, timeout: float | None = None) -> Job:
         """The job once it is final, whatever it came to. TimeoutError, NotFound, Expired."""
-        end = None if timeout is None else monotonic() + timeout
+        end = _end(timeout)
         while True:
             left = _left(end)
             try:
                 return self._store.wait(self.id, left, fresh=self.came == "new")
             except TimeoutError as exc:
                 if end is not None and monotonic() >= end:
-                    raise _late(self.id, timeout) from exc
-                self._desk.assure(self._queue or self.job().queue)
+                    raise self._store.away or self._late(timeout) from exc
+                if not self._store.where.shared:
+                    self._desk.assure(self._queue or self.job().queue)
+
+    def _late(self, timeout: float | None) -> TimeoutError:
+        if not timeout:  # who only looks is told no reasons
+            return _late(self.id, timeout)
+        job = self.job()
+        read = not job.state.waits or self._store.alive(job.queue)
+        return _late(self.id, timeout, "" if read else job.queue)
 
     def job(self) -> Job:
         """How it stands."""
@@ -366,8 +418,24 @@ def task_of(code: Any, options: Mapping[str, Any]) -> Task:
         raise InvalidTask(f"task: {exc}") from None
 
 
-def _late(job_id: str, timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"job {job_id} has not ended after {timeout or 0:g} s; it goes on")
+def unread(queue: str) -> str:
+    """That nobody reads a queue, and what to do."""
+    beside = "" if queue in spare.QUEUES else f" --queue={queue}"
+    return f"no worker reads the queue {queue}; start one: celery -A saggar.worker worker{beside}"
+
+
+def _late(job_id: str, timeout: float | None, alone: str = "") -> TimeoutError:
+    """It has not ended; `alone` is its queue, if nobody reads that."""
+    why = unread(alone) if alone else "it goes on"
+    return TimeoutError(f"job {job_id} has not ended after {timeout or 0:g} s; {why}")
+
+
+def _end(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, Real):
+        raise InvalidTask(f"timeout: wanted seconds as a number, found {timeout!r:.60}")
+    return monotonic() + timeout
 
 
 def _left(end: float | None) -> float:

@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from saggar.errors import QueueUnavailable, SaggarError, UsageError
 from saggar.jobs.job import Failure
 from saggar.jobs.queue import BEAT, Beat, Lease, cancelled
-from saggar.model.event import Event, Output, fold
+from saggar.model.event import Event, Output, Yielded, fold
 from saggar.model.policy import Policy
 from saggar.model.quantity import MiB
 from saggar.model.result import Result
@@ -61,10 +61,12 @@ class _Attempt:
         """What was not shown yet, as far as there is room for it."""
         found = self.events[self.told :]
         self.told = len(self.events)
-        kept = []
+        kept: list[Event] = []
         for event in found:
             size = len(event.data) if isinstance(event, Output) else 0
-            if not size or self.shown + size <= SHOWN:
+            # How it ended is read from its result: who was told now would find it running still,
+            # and perhaps it is tried again.
+            if event.kind != "finished" and (not size or self.shown + size <= SHOWN):
                 kept.append(event)
             self.shown += size
         return kept
@@ -113,6 +115,8 @@ class Supervisor:
         try:
             async with aclosing(self._run(job.task, job.policy)) as events:
                 async for event in events:
+                    if isinstance(event, Yielded):
+                        continue  # a job is asked for one answer, and what comes is kept
                     attempt.events.append(event)
             if attempt.told:
                 await self._tell(attempt)

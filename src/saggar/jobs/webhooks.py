@@ -10,21 +10,33 @@ import hmac
 import http.client
 import ipaddress
 import json
+import re
 import socket
 import ssl
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import closing
-from time import time
+from time import monotonic, time
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
-from saggar.errors import InvalidTask, PlatformError, SaggarError
-from saggar.jobs import keys
+from saggar.errors import InvalidTask, NotFound, PlatformError
 from saggar.jobs.job import Job
 from saggar.jobs.store import Store
+from saggar.model.quantity import KiB
 
 PATIENCE: Final = 10.0
+"""Seconds for all of it: a receiver that says a byte now and then is none."""
+LONGEST: Final = 2048
+"""Characters of a URL."""
+HEAD: Final = 64 * KiB
+"""Bytes of an answer in which its status must have come."""
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
+_TRANSLATED: Final = ipaddress.ip_network("64:ff9b::/96")
+_NOBODYS: Final = tuple(
+    map(ipaddress.IPv6Network, ("::/96", "fec0::/10", "64:ff9b:1::/48", "2001::/32"))
+)
+"""Older kinds of IPv6 for one's own network, and tunnels that lead anywhere."""
 
 
 def admit(url: str, *, private: bool = False) -> None:
@@ -39,15 +51,11 @@ def deliver(
     """Tell the end of a job; False if it is not known any more, which nobody need be told."""
     try:
         job = store.find(job_id)
-    except SaggarError:
-        delivered = False
-    else:
-        data = json.dumps(told(job)).encode()
-        post(url, data, private=private, headers=signed(secret, job_id, data, int(time())))
-        delivered = True
-    with store.guarded():
-        store.jobs.zrem(keys.WEBHOOKS, job_id)
-    return delivered
+    except NotFound:
+        return False
+    data = json.dumps(told(job)).encode()
+    post(url, data, private=private, headers=signed(secret, job_id, data, int(time())))
+    return True
 
 
 def told(job: Job) -> dict[str, Any]:
@@ -78,28 +86,63 @@ def post(
     """POST some JSON there, following nobody elsewhere. PlatformError if it is not taken."""
     parts = _parts(url)
     address = _address(parts, private=private)
+    end = monotonic() + PATIENCE
     try:
-        with closing(_connection(parts, address)) as connection:
+        with closing(_connection(parts, address, end)) as connection:
             path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-            said = {"Content-Type": "application/json", **(headers or {})}
+            said = {"Content-Type": "application/json", "Connection": "close", **(headers or {})}
+            connection.sock.settimeout(_left(end))  # all of one `sendall`
             connection.request("POST", path, data, said)
-            status = connection.getresponse().status
+            status = _status(connection.sock, end)
     except (OSError, http.client.HTTPException) as exc:
         raise PlatformError(f"nobody takes what is posted to {parts.hostname}: {exc}") from exc
     if not 200 <= status < 300:
         raise PlatformError(f"{parts.hostname} answered {status} to what was posted")
 
 
+def _status(sock: socket.socket, end: float) -> int:
+    """
+    The status of the answer, of which nothing else matters.
+
+    Read by hand: the library would wait for each byte as long as for all of them.
+    """
+    head = b""
+    while len(head) < HEAD:
+        sock.settimeout(_left(end))
+        if not (more := sock.recv(4096)):
+            break
+        head += more
+        # What only says that an answer will come has a head of its own.
+        while (found := _STATUS.match(head)) and found[1].startswith(b"1"):
+            _, over, head = head.partition(b"\r\n\r\n")
+            if not over:
+                head = found[0]
+                break
+        if found and not found[1].startswith(b"1"):
+            return int(found[1])
+    raise http.client.BadStatusLine(ascii(head[:40]))
+
+
+def _left(end: float) -> float:
+    left = end - monotonic()
+    if left <= 0:
+        raise TimeoutError(f"no answer within {PATIENCE:g} s")
+    return left
+
+
 def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
+    except (TypeError, ValueError, AttributeError):
         good = False
-    if not good or parts.username is not None or any(letter <= " " for letter in url):
+    if not good or parts.username is not None or not all("!" <= letter <= "~" for letter in url):
         raise InvalidTask(
-            f"webhook: wanted a URL such as https://example.org/done, found {url!r:.80}"
+            "webhook: wanted a URL such as https://example.org/done, in ASCII, what is not being"
+            f" percent-encoded; found {url!r:.80}"
         )
+    if len(url) > LONGEST:
+        raise InvalidTask(f"webhook: a URL has {LONGEST} characters at most, found {len(url)}")
     return parts
 
 
@@ -121,17 +164,25 @@ def _address(parts: SplitResult, *, private: bool) -> str:
 
 def _public(address: str) -> bool:
     found = ipaddress.ip_address(address)
-    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None) or found
-    return bool(inner.is_global and not inner.is_multicast)
+    if isinstance(found, ipaddress.IPv6Address):
+        if any(found in network for network in _NOBODYS):
+            return False
+        # What leads to an address of the older kind is as public as that one.
+        inner = found.ipv4_mapped or found.sixtofour
+        if inner is None and found in _TRANSLATED:
+            inner = ipaddress.IPv4Address(found.packed[-4:])
+        found = inner or found
+    return bool(found.is_global and not found.is_multicast)
 
 
-def _connection(parts: SplitResult, address: str) -> http.client.HTTPConnection:
+def _connection(parts: SplitResult, address: str, end: float) -> http.client.HTTPConnection:
     """A connection to the address that was looked at, whatever its name says by now."""
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
     connection = http.client.HTTPConnection(str(parts.hostname), port, timeout=PATIENCE)
-    connection.sock = socket.create_connection((address, port), PATIENCE)
+    connection.sock = socket.create_connection((address, port), _left(end))
     if secure:
+        connection.sock.settimeout(_left(end))  # all of a handshake
         context = ssl.create_default_context()
         connection.sock = context.wrap_socket(connection.sock, server_hostname=parts.hostname)
     return connection

@@ -17,10 +17,19 @@ ROOT: Final = "saggar"
 
 def say(log: logging.Logger, event: str, **keys: Any) -> None:
     """Tell that something happened: `say(log, "job.submitted", task_id=...)`."""
-    if log.isEnabledFor(logging.INFO):
+    _tell(log, logging.INFO, event, keys)
+
+
+def warn(log: logging.Logger, event: str, **keys: Any) -> None:
+    """The same of something that an operator should look at."""
+    _tell(log, logging.WARNING, event, keys)
+
+
+def _tell(log: logging.Logger, level: int, event: str, keys: dict[str, Any]) -> None:
+    if log.isEnabledFor(level):
         # Whoever prints logs his own way, as Celery does, gets the keys in the text.
         text = json.dumps(keys, ensure_ascii=False, default=str)
-        log.info("%s %s", event, text, extra={"event": event, "keys": keys})
+        log.log(level, "%s %s", event, text, extra={"event": event, "keys": keys})
 
 
 class JsonLines(logging.Formatter):

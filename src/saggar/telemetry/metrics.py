@@ -126,6 +126,7 @@ def jobs(stand: Stand) -> Iterator[Metric]:
         ("saggar_jobs_cached", "cached", "Submissions that were served from an earlier run."),
         ("saggar_job_retries", "retries", "Attempts that were followed by another."),
         ("saggar_jobs_buried", "dead", "Jobs that became dead letters."),
+        ("saggar_workers_stuck", "stuck", "Times that a worker took nothing although it could."),
         ("saggar_webhooks_lost", "webhooks_lost", "Webhooks that nobody took."),
     ):
         yield CounterMetricFamily(name, help_, totals.get(key, 0))
@@ -157,6 +158,7 @@ def workers(stand: Stand) -> Iterator[Metric]:
     yield slots
     for key, name, help_ in (
         ("at", "saggar_worker_seen_timestamp_seconds", "When a worker last said that it lives."),
+        ("stuck", "saggar_worker_stuck_seconds", "Since when it could take work and does not."),
         ("scratch_free", "saggar_scratch_free_bytes", "Room that a worker's scratch space has."),
         ("scratch_size", "saggar_scratch_size_bytes", "How large that space is."),
     ):

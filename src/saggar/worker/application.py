@@ -6,18 +6,22 @@ Its tasks are thin: what happens to a job is decided in `saggar.jobs`.
 
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from celery import signals
-from click import Option
+from click import ClickException, Option, get_current_context
 
 from saggar import registry
 from saggar.config import Settings, load
+from saggar.errors import QueueUnavailable, UsageError
 from saggar.jobs import celery, spare
-from saggar.jobs.broker import endpoints
-from saggar.worker import logs, tasks
+from saggar.jobs.broker import Endpoints, celery_url, endpoints
+from saggar.jobs.store import blobs_of
+from saggar.worker import logs, tasks, transport
 from saggar.worker.station import leave
 from saggar.worker.timer import Timer
 
@@ -31,7 +35,46 @@ def settings() -> Settings:
 
 
 def _options() -> dict[str, Any]:
-    return celery.options(endpoints(settings()))
+    with _said_to_celery():
+        where = endpoints(settings())
+        blobs_of(settings(), where)  # one that cannot be had is said now, not with the first job
+    _respell(where)
+    return celery.options(where)
+
+
+@contextmanager
+def _said_to_celery() -> Iterator[None]:
+    """Under one of Celery's commands a mistake is a line and an exit code, as its own are."""
+    try:
+        yield
+    except (UsageError, QueueUnavailable) as exc:
+        if get_current_context(silent=True) is None:
+            raise
+        raise (_Refused if isinstance(exc, UsageError) else _Away)(str(exc)) from None
+
+
+class _Refused(ClickException):
+    exit_code = 2
+
+
+class _Away(ClickException):
+    exit_code = 70
+
+
+def _respell(where: Endpoints) -> None:
+    """
+    In Celery's spelling, what the environment says of the broker.
+
+    Celery heeds these variables before any configuration, and knows no `unix://`; we know both.
+    Ours are told the same, or they would disagree.
+    """
+    for url, names in (
+        (where.broker, ("CELERY_BROKER_URL", "SAGGAR_BROKER_URL")),
+        (where.results, ("CELERY_RESULT_BACKEND", "SAGGAR_RESULT_BACKEND")),
+    ):
+        for name in names:
+            if os.environ.get(name):
+                os.environ[name] = celery_url(url)
 
 
 app: Any = celery.application()
@@ -57,6 +100,11 @@ app.user_options["worker"].add(
 )
 tasks.register(app, settings)
 app.steps["consumer"].add(Timer)
+
+
+@signals.celeryd_init.connect
+def _reach(**_: Any) -> None:
+    transport.install()
 
 
 @signals.worker_init.connect

@@ -9,7 +9,6 @@ import os
 import random
 import threading
 from collections.abc import AsyncGenerator
-from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from time import monotonic, sleep
 from typing import Any, Final
@@ -17,7 +16,7 @@ from typing import Any, Final
 from anyio.from_thread import start_blocking_portal
 
 from saggar.config import Settings
-from saggar.errors import QueueUnavailable
+from saggar.errors import BlobsUnavailable, QueueUnavailable
 from saggar.jobs import retry
 from saggar.jobs.job import Failure, Job
 from saggar.jobs.queue import Done, Lease, Outcome
@@ -28,10 +27,13 @@ from saggar.model.policy import Policy
 from saggar.model.result import Result
 from saggar.model.task import Task
 from saggar.platform import Platform
+from saggar.portal import Portal
 from saggar.worker import logs
 
 PATIENCE: Final = 60.0
 """Seconds for which a result is held while the broker is away."""
+FULL: Final = 5.0
+"""The same while there is no room for it."""
 PARKED: Final = 3
 log = logging.getLogger("saggar.jobs")
 
@@ -45,8 +47,9 @@ class Station:
         self.store = Store.of(settings)
         self._stack = ExitStack()
         self._stack.callback(self.store.close)
-        self._portal = self._stack.enter_context(start_blocking_portal(name="saggar"))
-        opened = self._portal.wrap_async_context_manager(_opened(settings))
+        portal = self._stack.enter_context(start_blocking_portal(name="saggar"))
+        self._portal = self._stack.enter_context(portal.wrap_async_context_manager(Portal()))
+        opened = portal.wrap_async_context_manager(_opened(settings))
         self._supervisor = self._stack.enter_context(opened)
 
     def execute(self, job_id: str, worker: str) -> Job | None:
@@ -57,13 +60,12 @@ class Station:
         came = self._attempt(lease)
         if came is None:
             return None
-        outcome = retry.decide(lease.job, came, random.random)
-        recorded = self._settle(lease, outcome)
+        recorded, outcome = self._settle(lease, retry.decide(lease.job, came, random.random))
         logs.attempted(lease.job, came, outcome, recorded=recorded)
         return _after(lease.job, outcome) if recorded else None
 
     def _attempt(self, lease: Lease) -> Result[Any] | Failure | None:
-        future: Future[Any] = self._portal.start_task_soon(self._supervisor.attempt, lease)
+        future = self._portal.start_task_soon(self._supervisor.attempt, lease)
         try:
             found: Result[Any] | Failure | None = future.result()
         except BaseException:  # Celery's own limits, or a worker that has to stop now
@@ -71,16 +73,23 @@ class Station:
             raise
         return found
 
-    def _settle(self, lease: Lease, outcome: Outcome) -> bool:
-        end = monotonic() + PATIENCE
+    def _settle(self, lease: Lease, outcome: Outcome) -> tuple[bool, Outcome]:
+        """Record it, or what became of it while we tried."""
+        began = monotonic()
         while True:
             try:
-                return self.store.settle(lease, outcome)
+                return self.store.settle(lease, outcome), outcome
+            except BlobsUnavailable as exc:
+                # Its result cannot be kept, and the job can: it is tried again as for any failure
+                # of ours, and this hand is free meanwhile.
+                if monotonic() - began > FULL:
+                    failure = Failure(kind="ours", code=exc.code, message=str(exc))
+                    outcome = retry.decide(lease.job, failure, random.random)
             except QueueUnavailable:
                 # The broker is being restarted: the work is done, and worth some waiting.
-                if monotonic() > end:
+                if monotonic() - began > PATIENCE:
                     raise
-                sleep(0.5)
+            sleep(0.5)
 
     def close(self) -> None:
         """End what runs, the platform and its thread."""

@@ -1,18 +1,16 @@
 """The tasks of the Celery application, by their documented names."""
 
-import shlex
-import subprocess
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
+
+from celery.exceptions import Ignore
 
 from saggar.config import Settings
 from saggar.errors import PlatformError
-from saggar.jobs import message, webhooks
+from saggar.jobs import message
 from saggar.jobs.deadletters import entry
+from saggar.model.result import Status
 from saggar.worker.station import Station, station
-
-ALERT: Final = 30
-"""Seconds for whoever is told of a dead letter."""
 
 
 class DeadLetter(PlatformError):
@@ -52,18 +50,10 @@ def register(app: Any, settings: Callable[[], Settings]) -> None:
 
     @app.task(name=message.BURY, acks_late=True, throws=(DeadLetter,))
     def dead_letter_handler(job: str) -> None:
-        """Tell of a dead letter, and fail with what it says: whoever watches sees it as failed."""
+        """Fail with what a dead letter says: whoever watches sees it as failed."""
         letter = entry(ours().store, job)
-        alert(settings(), letter)
         error = letter["error"]
         raise DeadLetter(f"job {job} after {letter['attempts']} attempts: {error['message']}")
-
-    @app.task(name="deliver_webhook", acks_late=True)
-    def deliver_webhook(job: str, url: str) -> bool:
-        """Tell a job's end to whoever asked for that; what fails comes again."""
-        said = settings()
-        private, secret = said.private_webhooks, said.webhook_secret
-        return webhooks.deliver(ours().store, job, url, private=private, secret=secret)
 
     @app.task(name="health_check")
     def health_check() -> dict[str, str]:
@@ -73,9 +63,7 @@ def register(app: Any, settings: Callable[[], Settings]) -> None:
     @app.task(name="cleanup_old_results")
     def cleanup_old_results() -> dict[str, int]:
         """Remove blobs that nothing refers to; whatever is in Redis ends by itself."""
-        from saggar.jobs.blobs import WAITING
-
-        return {"blobs": ours().store.blobs.sweep(WAITING)}
+        return {"blobs": ours().store.blobs.sweep()}
 
 
 def _execute(
@@ -84,21 +72,12 @@ def _execute(
     worker = task.request.hostname
     if job is not None:
         found = here.execute(job, worker)
+        if found and found.result and found.result.status is Status.CANCELLED:
+            # Who watches would otherwise see it succeed: the task has done its part.
+            task.send_event("task-revoked", terminated=True, signum=None, expired=False)
+            raise Ignore
         return found and found.result and str(found.result.status)
     from saggar.functions.codetools import direct
 
     code, timeout, key = said
     return direct(here, code, worker, timeout=timeout, key=key, heavy=heavy)
-
-
-def alert(settings: Settings, letter: dict[str, Any]) -> None:
-    """Tell the operator of a dead letter, in the way he chose; a command reads it as JSON."""
-    import json
-
-    hook, data = settings.dead_letter_alert, json.dumps(letter).encode()
-    if not hook:
-        return
-    if hook.startswith(("http://", "https://")):
-        webhooks.post(hook, data, private=True)  # the operator's own choice
-        return
-    subprocess.run(shlex.split(hook), input=data, timeout=ALERT, check=True)

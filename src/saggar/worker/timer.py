@@ -4,19 +4,27 @@ import logging
 import os
 import random
 import signal
-from collections.abc import Callable
+import threading
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from celery import bootsteps
+from celery import bootsteps, signals
+from celery.worker import state
 
-from saggar.errors import QueueUnavailable
-from saggar.jobs import calls, message, recover, spare
+from saggar.config import Settings
+from saggar.errors import QueueUnavailable, UsageError
+from saggar.jobs import calls, keys, message, recover, spare
 from saggar.jobs.store import Store
+from saggar.telemetry.log import warn
+from saggar.worker.deliveries import HELD, Deliveries
+from saggar.worker.transport import Gathered
+from saggar.worker.watch import Advice, Watch
 
 log = logging.getLogger("saggar.jobs")
+ENDED: Final = 70
+"""The exit code of a worker that could not be helped."""
+HOUR: Final = 3600
 BUSY: Final = 600.0
 """A pool without children is silent as long as it works, and yet alive."""
 
@@ -32,16 +40,23 @@ class Timer(bootsteps.StartStopStep):
         super().__init__(consumer, **options)
         self._entry: Any = None
         self._store: Store | None = None
+        self._settings: Settings = Settings.model_construct()
+        self._deliveries: Deliveries | None = None
+        self._watch = Watch()
 
     def start(self, consumer: Any) -> None:
         """From now on, each second; the first one counts as well."""
         _restore(consumer, on_close=False)
-        _forgive(consumer.task_consumer.channel)
+        if consumer.hub:
+            Gathered(consumer)
+        signals.task_revoked.connect(self._revoked, dispatch_uid="saggar")
         self._tick(consumer)
         self._entry = consumer.timer.call_repeatedly(recover.EVERY, self._tick, (consumer,))
 
-    def stop(self, consumer: Any) -> None:  # noqa: ARG002 - as Celery calls it
+    def stop(self, consumer: Any) -> None:
         """Not while there is no connection."""
+        if dispatcher := consumer.event_dispatcher:
+            dispatcher.flush()
         if self._entry is not None:
             self._entry.cancel()
             self._entry = None
@@ -51,34 +66,83 @@ class Timer(bootsteps.StartStopStep):
         _restore(consumer, on_close=True)
         if self._store is not None:
             with suppress(QueueUnavailable):  # then it is known by our silence
-                self._store.ask(calls.leave(consumer.hostname))
+                self._store.ask(calls.leave(_member(consumer)))
+
+    def _revoked(self, request: Any, **_: Any) -> None:
+        """
+        Somebody revoked or terminated a task by Celery's own means, as Flower's buttons do.
+
+        He does not want its job. That would be sent again, and started elsewhere.
+        """
+        if self._store is not None:
+            where, job_id = self._store.where, message.job_of(request.id)
+            # No job of ours, or not any more; and who is not heard now is so when it comes again.
+            with suppress(QueueUnavailable, UsageError):
+                self._store.ask(calls.cancel(job_id, where.database, request.id))
 
     def _tick(self, consumer: Any) -> None:
         from saggar.worker.application import settings
 
         try:
             if self._store is None:
-                self._store = Store.of(settings())
+                self._settings = settings()
+                self._store = Store.of(self._settings)
             self._due(consumer, self._store)
         except QueueUnavailable as exc:
             log.warning("queue.unavailable %s", exc)
 
     def _due(self, consumer: Any, store: Store) -> None:
+        if self._deliveries is None:
+            self._deliveries = Deliveries(self._settings, store)
+        deliveries = self._deliveries
         queues = [queue.name for queue in consumer.task_consumer.queues]
         solo = type(consumer.pool).__module__.endswith(".solo")
         found = recover.tick(
             store,
-            consumer.hostname,
+            _member(consumer),
             queues,
             consumer.pool.num_processes,
             random.random,
             alive=BUSY if solo else recover.ALIVE,
+            stuck=self._watch.stuck,
+            name=consumer.hostname,
+            room=deliveries.room,
+            held=HELD,
         )
-        for job_id, url in found.webhooks:
-            words = {"job": job_id, "url": url}
-            told = message.envelope("deliver_webhook", queues[0], f"hook-{job_id}", words)
-            store.jobs.lpush(queues[0], told)
+        for job_id, url, tries in found.ends:
+            deliveries.start(job_id, url, tries)
+        self._tidy(store)
         self._end_if_deserted(consumer, store, queues)
+        self._take_part(consumer, store, found.lying)
+
+    def _take_part(self, consumer: Any, store: Store, lying: int) -> None:
+        """
+        Where messages lie and nobody here takes them, connect anew; if that helps not, end.
+
+        What runs comes to its end in both cases.
+        """
+        free = consumer.pool.num_processes - len(state.reserved_requests)
+        advice = self._watch.look(lying, free, state.all_total_count[0])
+        if advice is Advice.NOTHING:
+            return
+        warn(log, "worker.stuck", worker=consumer.hostname, messages=lying, then=str(advice))
+        with store.guarded():
+            store.jobs.hincrby(keys.COUNTS, "stuck", 1)
+        if advice is Advice.END:
+            state.should_stop = ENDED
+            return
+        # Known to Celery as a connection that was lost: all that listens is made anew.
+        raise ConnectionError(f"{lying} messages lie in its queues, and it takes none")
+
+    def _tidy(self, store: Store) -> None:
+        """What nobody wants any more: each hour, by whoever is first."""
+        if self.spare is not None:
+            spare.trim(self.spare)
+        with store.guarded():
+            if not store.jobs.set(keys.SWEPT, "", nx=True, ex=HOUR):
+                return
+        # It may take its time where it is far away.
+        threading.Thread(target=_sweep, args=(store,), daemon=True).start()
 
     def _end_if_deserted(self, consumer: Any, store: Store, queues: list[str]) -> None:
         """Nobody is left to work for: end as on SIGTERM, which finishes what runs."""
@@ -88,10 +152,25 @@ class Timer(bootsteps.StartStopStep):
             stand = store.counts(queues)
             if not alone or stand.running or stand.delayed or any(stand.depth.values()):
                 return
+            with store.guarded():
+                if store.jobs.zcard(keys.WEBHOOKS):
+                    return
             # Whoever comes next must not take us for one that works.
-            store.ask(calls.leave(consumer.hostname))
+            store.ask(calls.leave(_member(consumer)))
             self.stop(consumer)
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _member(consumer: Any) -> str:
+    """What stands for us in the table of workers: two may have one name."""
+    return f"{consumer.hostname}#{os.getpid()}"
+
+
+def _sweep(store: Store) -> None:
+    try:
+        store.blobs.sweep()
+    except QueueUnavailable as exc:
+        log.warning("queue.unavailable %s", exc)
 
 
 def _restore(consumer: Any, *, on_close: bool) -> None:
@@ -102,21 +181,6 @@ def _restore(consumer: Any, *, on_close: bool) -> None:
     what it does not catch ends the worker. Our jobs need it not; what is not ours comes again
     after the visibility timeout.
     """
-    for channel in (consumer.connection.default_channel, consumer.task_consumer.channel):
-        channel.do_restore = on_close
-
-
-def _forgive(channel: Any) -> None:
-    """
-    Let what was received before the connection was lost be acknowledged after it.
-
-    It is too late for that: the message comes again and is dropped. But kombu's complaint of a
-    closed channel is none that Celery catches, and would end the worker.
-    """
-    for name in ("basic_ack", "basic_reject"):
-        setattr(channel, name, partial(_unless_closed, channel, getattr(channel, name)))
-
-
-def _unless_closed(channel: Any, do: Callable[..., None], *words: Any, **options: Any) -> None:
-    if not channel.closed:
-        do(*words, **options)
+    if consumer.connection and consumer.task_consumer:  # it may end before it ever had one
+        for channel in (consumer.connection.default_channel, consumer.task_consumer.channel):
+            channel.do_restore = on_close

@@ -1,5 +1,11 @@
+import itertools
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,9 +45,29 @@ def test_a_socket_is_spelled_in_two_ways():
     assert "redis://host/1" == celery_url("redis://host/1") == plain("redis://host/1")
 
 
+def test_a_socket_in_a_folder_with_a_blank_is_the_same_one_in_both_spellings():
+    ours = "unix:///run/a%20b/redis.sock?db=3"
+
+    assert "redis+socket:///run/a b/redis.sock?virtual_host=3" == celery_url(ours)
+    assert ours == plain(celery_url(ours))
+
+
 def test_another_kind_of_broker_is_refused_without_its_password():
     with pytest.raises(UsageError, match=r"found amqp://me:\*\*\*@host"):
         plain("amqp://me:hush@host//")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://", "redis://host:port/0", "redis://host:99999/0", "redis://host/first",
+        "redis://[::1/0", "unix://", "unix://run/redis.sock", "unix:///run/redis.sock?db=first",
+        "redis+socket://", "rediss+socket:///run/redis.sock", "/run/redis.sock", "memory://",
+    ],
+)  # fmt: skip
+def test_what_leads_to_no_redis_is_refused_with_what_would(url: str):
+    with pytest.raises(UsageError, match=r"redis://localhost:6379/0, or unix:///run/redis\.sock"):
+        plain(url)
 
 
 def test_the_documented_variables_are_read(monkeypatch: pytest.MonkeyPatch):
@@ -144,3 +170,71 @@ def test_a_keeper_that_is_killed_takes_its_server_along(tmp_path: Path):
         assert keeper.answers(str(embedded.socket))
     finally:
         embedded.close()
+
+
+def _servers(state: Path) -> list[int]:
+    """Servers that work in this folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and state == (entry / "cwd").readlink():
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.timeout(150)
+def test_however_often_it_dies_there_is_one_server_and_nothing_is_lost(tmp_path: Path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    import redis
+
+    told, over = [], threading.Event()
+
+    def tell(client_number: int) -> None:
+        owner = Embedded(tmp_path).start()
+        client = redis.Redis.from_url(owner.url())
+        for number in itertools.count():
+            if over.is_set():
+                break
+            name = f"{client_number}:{number}"
+            try:
+                client.set(name, 1)
+                if client.execute_command("WAITAOF", 1, 0, 2000)[0] == 1:
+                    told.append(name)
+            except redis.RedisError:
+                owner.start()
+        client.close()
+        owner.close()
+
+    embedded = Embedded(tmp_path).start()
+    most = 0
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(4):
+            threads.submit(tell, number)
+        for _ in range(4):
+            already, end = len(told), time.monotonic() + 30
+            while len(told) < already + 10:
+                assert time.monotonic() < end
+                most = max(most, len(_servers(tmp_path)))
+            for pid in _servers(tmp_path):
+                os.kill(pid, signal.SIGKILL)
+        over.set()
+    embedded.start()
+    with redis.Redis.from_url(embedded.url()) as client:
+        kept = {name.decode() for name in client.keys("*")}
+    embedded.close()
+
+    assert 1 == most
+    assert set(told) <= kept
+
+
+def test_a_second_keeper_ends(tmp_path: Path):
+    embedded = Embedded(tmp_path).start()
+    second = subprocess.run(
+        [sys.executable, "-I", "-S", keeper.__file__, broker.binary(), str(tmp_path)], check=False
+    )
+    servers = _servers(tmp_path)
+    embedded.close()
+
+    assert keeper.TAKEN == second.returncode
+    assert 1 == len(servers)

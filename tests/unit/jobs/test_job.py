@@ -76,6 +76,11 @@ def test_whatever_changes_a_result_makes_other_work(other: tuple[Task, Policy]):
     "fields",
     [
         {"queue": "dead_letter"},
+        {"queue": "unacked"},
+        {"queue": "unacked_mutex"},
+        {"queue": "_kombu.binding.x"},
+        {"queue": "celery-task-meta-x"},
+        {"queue": "x.reply.celery.pidbox"},
         {"queue": "Code Execution"},
         {"queue": ""},
         {"tenant": "a:b"},

@@ -41,6 +41,17 @@ def test_what_is_installed_first_has_its_time():
     assert (751, 736) == message.nets(job(Task.of("1", language="go")))
 
 
+def test_what_starts_anew_is_the_same_job_and_another_task():
+    """Celery's workers drop what has the id of a task that was revoked."""
+    wanted = job()
+
+    found = json.loads(message.repetition(wanted))
+    _, kwargs, _ = json.loads(b64decode(found["body"]))
+
+    assert {"job": wanted.id} == kwargs
+    assert found["headers"]["id"].startswith(f"{wanted.id}-")
+
+
 def test_no_two_messages_have_the_same_tag():
     tags = {json.loads(message.execution(job()))["properties"]["delivery_tag"] for _ in range(10)}
 

@@ -6,7 +6,7 @@ from saggar import InvalidTask, Limits, NotFound, PlatformError, Policy, PolicyD
 from saggar.config import Quota, Settings
 from saggar.errors import DriverUnavailable, Expired
 from saggar.jobs.job import HEAVY, Failure, Job, job_limits
-from saggar.jobs.submission import ended, policy_of, prepare
+from saggar.jobs.submission import ended, policy_of, prepare, unread
 
 TASK = Task.of("print(1)")
 
@@ -33,6 +33,15 @@ def test_a_task_that_its_policy_denies_is_not_queued():
         prepare(Settings(), TASK, Policy(accept=frozenset({"named"})))
 
 
+def test_what_was_made_with_secrets_is_not_served_to_the_next():
+    """Only their names lie in what is kept; their values may be others by then."""
+    said = TASK.replace(secrets=("DB_URL",))
+
+    assert "key:mine" == prepare(Settings(), said, Policy(), key="mine")[0].key
+    with pytest.raises(InvalidTask, match="cache: what was made with secrets"):
+        prepare(Settings(), said, Policy(), cache=True)
+
+
 def test_only_what_is_wanted_is_shared():
     assert "" == prepared().key
     assert prepared(cache=True).key == prepared(cache=True).key != ""
@@ -45,6 +54,42 @@ def test_only_what_is_wanted_is_shared():
 def test_what_is_not_well_formed_is_refused(said: dict):
     with pytest.raises(InvalidTask):
         prepared(**said)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ({"delay": "5s"}, "delay: wanted seconds as a number, found '5s'"),
+        ({"delay": True}, "delay: wanted seconds"),
+        ({"key": 5}, "key: wanted text, found 5"),
+        ({"cache": "yes"}, "cache: wanted True or False"),
+        ({"webhook": 5}, "webhook: wanted a URL as text, found 5"),
+        ({"priority": True}, "priority: wanted a whole number from 0 to 9, found True"),
+        ({"priority": "1"}, "priority: wanted"),
+        ({"queue": None}, "queue: wanted a name, found None"),
+        ({"retry_on": "timeout"}, "retry_on: wanted several of timeout, memory, oserror"),
+    ],
+)
+def test_what_is_of_another_kind_is_told_with_what_was_wanted(said: dict, wanted: str):
+    with pytest.raises(InvalidTask, match=wanted):
+        prepared(**said)
+
+
+def test_a_policy_and_limits_of_another_kind_are_told():
+    with pytest.raises(InvalidTask, match=r"policy: wanted a saggar\.Policy, found \{\}"):
+        policy_of(Settings(), {}, None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidTask, match=r"limits: wanted saggar\.Limits or a mapping, found 5"):
+        policy_of(Settings(), None, 5)  # type: ignore[arg-type]
+
+
+def test_a_language_that_nobody_speaks_is_refused_before_it_is_queued():
+    with pytest.raises(NotFound, match="no language named 'cobol'"):
+        prepare(Settings(), Task.of("1", language="cobol"), Policy())
+
+
+def test_who_reads_a_queue_of_ones_own_is_said():
+    assert "start one: celery -A saggar.worker worker --queue=mine" in unread("mine")
+    assert unread("code_execution").endswith("celery -A saggar.worker worker")
 
 
 def test_a_misspelled_option_is_told():

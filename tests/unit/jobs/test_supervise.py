@@ -10,7 +10,7 @@ from saggar.jobs.job import Failure, JobState
 from saggar.jobs.memory import MemoryQueue
 from saggar.jobs.queue import Done, Lease, Terms
 from saggar.jobs.supervise import SHOWN, Supervisor
-from saggar.model.event import Event, Finished, Output, Started
+from saggar.model.event import Event, Finished, Output, Started, Yielded
 from saggar.testing.queues import job
 
 ENDED = Finished(status=Status.OK, isolation="jail")
@@ -94,6 +94,21 @@ async def test_an_error_is_a_failure_of_its_kind(queue: MemoryQueue, error: Exce
     assert kind == came.kind
 
 
+async def test_items_that_nobody_asked_for_are_not_kept(queue: MemoryQueue):
+    async def lavish(task: Task, policy: Policy) -> AsyncGenerator[Event]:
+        for _ in range(100):
+            yield Yielded(data=b"x" * 1000, media_type="text/plain")
+        await anyio.sleep(0.15)  # until it has been looked at
+        yield ENDED
+
+    lease = await lease_of(queue)
+    async with Supervisor(queue, lavish) as supervisor:
+        came = await supervisor.attempt(lease)
+
+    assert isinstance(came, Result)
+    assert [] == queue._jobs[lease.job.id].events
+
+
 async def test_what_is_shown_has_an_end_and_the_result_has_all(queue: MemoryQueue):
     async def loud(task: Task, policy: Policy) -> AsyncGenerator[Event]:
         for _ in range(4):
@@ -108,4 +123,4 @@ async def test_what_is_shown_has_an_end_and_the_result_has_all(queue: MemoryQueu
 
     assert isinstance(came, Result)
     assert 2 * SHOWN == len(came.stdout)
-    assert ["output", "output", "finished"] == [event.kind for event in shown]
+    assert ["output", "output"] == [event.kind for event in shown]

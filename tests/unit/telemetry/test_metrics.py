@@ -24,6 +24,7 @@ STAND = Counts(
             "queues": ["code_execution"],
             "slots": 2,
             "at": 999.0,
+            "stuck": 12.0,
             "scratch_free": 10,
             "scratch_size": 100,
         }
@@ -79,6 +80,8 @@ def test_a_worker_says_that_it_lives_and_what_room_it_has():
 
     assert 'saggar_worker_seen_timestamp_seconds{worker="celery@one"} 999.0' in found
     assert 'saggar_scratch_free_bytes{worker="celery@one"} 10.0' in found
+    assert 'saggar_worker_stuck_seconds{worker="celery@one"} 12.0' in found
+    assert "saggar_workers_stuck_total 0.0" in found
 
 
 def test_the_newer_form_is_there_for_who_asks_for_it():

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -39,3 +40,16 @@ def test_to_import_it_starts_no_broker(tmp_path):
     )  # fmt: skip
 
     assert "[]\n" == run.stdout
+
+
+def test_what_a_worker_cannot_use_is_a_line_and_an_exit_code():
+    env = {**os.environ, "SAGGAR_BLOBS": "nonsense", "CELERY_BROKER_URL": "redis://127.0.0.1:1/0"}
+
+    run = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "saggar.worker", "worker"],
+        env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert 2 == run.returncode
+    assert "Error: blobs: wanted a folder" in run.stderr
+    assert "Traceback" not in run.stderr

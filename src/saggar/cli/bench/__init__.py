@@ -58,7 +58,17 @@ Measure = Callable[[Effort], list[Row]]
 
 def measurements() -> dict[str, Measure]:
     """Every measurement by its name, in the order of the table."""
-    from saggar.cli.bench import environments, jobs, kernels, ours, peers, remote, sessions, typed
+    from saggar.cli.bench import (
+        drain,
+        environments,
+        jobs,
+        kernels,
+        ours,
+        peers,
+        remote,
+        sessions,
+        typed,
+    )
 
     return {
         "run": ours.fresh,
@@ -78,6 +88,7 @@ def measurements() -> dict[str, Measure]:
         "environment": environments.rows,
         "remote": remote.remotes,
         "jobs": jobs.jobs,
+        "drain": drain.drain,
         "peers": peers.peers,
     }
 

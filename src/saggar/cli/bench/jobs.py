@@ -13,16 +13,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from saggar.cli.bench.processes import descendants, proportional
 from saggar.cli.bench.row import Effort, Row, median, timed
 from saggar.config import Settings
 from saggar.errors import PlatformError
 from saggar.jobs.broker import Embedded, celery_url
-from saggar.jobs.job import STANDARD
+from saggar.jobs.job import HEAVY, STANDARD
 from saggar.jobs.submission import SyncDesk
 from saggar.model.task import Task
 
@@ -30,6 +31,8 @@ MB: Final = 1e6
 PACE: Final = 20.0
 WORKERS: Final = 2
 PATIENCE: Final = 120.0
+BUSY: Final = 0.9
+"""What counts as all processors in use."""
 PRINT: Final = Task.of("print(1)")
 
 
@@ -112,13 +115,16 @@ def jobs(effort: Effort) -> list[Row]:
     """All of it, on one broker."""
     with ExitStack() as stack:
         scene = Scene(stack)
-        ours = scene.worker("saggar.worker", "-n", "ours@%h")
+        ours = scene.worker("saggar.worker", "-n", "ours@%h", "-Q", STANDARD)
+        alone = scene.worker("saggar.worker", "-n", "alone@%h", "-Q", HEAVY, "-c", "1")
         bare = scene.worker("saggar.cli.bench.noop", "-n", "noop@%h")
         warm_up(scene)
         idle = ours.memory()
         return [
             *latency(scene, effort),
             *throughput(scene, ours, bare, effort),
+            doubled(scene, ours, alone, effort),
+            direct(effort),
             rq(scene, effort),
             cached(scene, effort),
             queued(scene, ours, effort),
@@ -132,7 +138,7 @@ def jobs(effort: Effort) -> list[Row]:
 
 def warm_up(scene: Scene) -> None:
     """Each child of the pool has run something."""
-    for job in [scene.desk.submit(PRINT) for _ in range(30)]:
+    for job in [scene.desk.submit(PRINT, queue=each) for each in (STANDARD, HEAVY) * 15]:
         job.result(PATIENCE)
     noop = _noop()
     for answer in [noop.delay() for _ in range(30)]:
@@ -201,6 +207,56 @@ def drained(
     return number / (perf_counter() - start)
 
 
+def doubled(scene: Scene, ours: Worker, alone: Worker, effort: Effort) -> Row:
+    """What a second process of the pool brings, and how busy the machine is by then."""
+    number, rates, busy = max(60, effort.repeated), {STANDARD: 0.0, HEAVY: 0.0}, 0.0
+    for queue, worker in ((HEAVY, alone), (STANDARD, ours)) * 2:
+        submit = partial(scene.desk.submit, PRINT, queue=queue)
+        with Busy() as cores:
+            rates[queue] += drained(worker, number, submit, _done(scene)) / 2
+        busy = cores.share
+    times = rates[STANDARD] / rates[HEAVY]
+    return Row(
+        title="jobs: 2 workers beside 1",
+        command="the same queue of jobs, -c 1 and -c 2", n=2 * number, amount=times, unit="times",
+        target="1.8 times, or both cores busy", met=times >= 1.8 or busy >= BUSY,
+        note=f"1: {rates[HEAVY]:.0f}/s, 2: {rates[STANDARD]:.0f}/s; cores {busy:.0%} busy with 2",
+    )  # fmt: skip
+
+
+class Busy:
+    """How much of the machine's processors is in use during a block."""
+
+    def __enter__(self) -> Self:
+        self._idle, self._all = _ticks()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        idle, every = _ticks()
+        self.share = 1 - (idle - self._idle) / max(1, every - self._all)
+
+
+def _ticks() -> tuple[int, int]:
+    """Of all processors: idle ones, and all, since the machine started."""
+    fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return fields[3] + fields[4], sum(fields)
+
+
+def direct(effort: Effort) -> Row:
+    """What is added to a run by its documented face, without a worker."""
+    from saggar.functions.codetools import CodeTools
+
+    times = []
+    for _ in range(max(20, effort.paced // 10)):
+        sleep(1 / PACE)
+        start = perf_counter()
+        answer = CodeTools.execute_code("print(1)")
+        times.append(perf_counter() - start - answer["execution_time_ms"] / 1e3)
+        _must(answer["stdout"] == "1\n", "a run did not print what it should")
+    row = timed("CodeTools: beside the run itself", "CodeTools.execute_code", times)
+    return _with(row, target="50 ms", met=median(times) <= 50e-3)
+
+
 def rq(scene: Scene, effort: Effort) -> Row:
     """As rq does it: a process forked for each job."""
     title = f"rq no-ops, {WORKERS} workers, a fork each"
@@ -260,7 +316,7 @@ def queued(scene: Scene, worker: Worker, effort: Effort) -> Row:
 
 
 def _done(scene: Scene) -> Callable[[], int]:
-    return lambda: scene.desk.store.counts((STANDARD,)).totals.get("done:ok", 0)
+    return lambda: scene.desk.store.counts(()).totals.get("done:ok", 0)
 
 
 def _noops(scene: Scene) -> Callable[[], int]:

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -10,10 +12,13 @@ from saggar.cli.bench.ours import WARM_UP, judged
 from saggar.cli.bench.programs import PRINT
 from saggar.cli.bench.row import Effort, Row, median, timed
 from saggar.errors import PlatformError
+from saggar.functions import bake
+from saggar.functions.baked import Baked
+from saggar.functions.manifest import Registry
 from saggar.functions.remote import AHEAD, remote
 from saggar.model.environment import Environment
 from saggar.model.policy import Policy
-from saggar.platform import run
+from saggar.platform import background, run
 
 ITEMS = 1000
 ROUNDS = 3
@@ -61,7 +66,13 @@ def programs() -> dict[str, Any]:
 
 def remotes(effort: Effort) -> list[Row]:
     """Everything that is promised of remote functions."""
-    return [*calls(effort), *methods(effort), *arrays(effort), *many(effort)]
+    return [
+        *calls(effort),
+        *baked(effort),
+        *methods(effort),
+        *arrays(effort),
+        *many(effort),
+    ]
 
 
 def calls(effort: Effort) -> list[Row]:
@@ -80,6 +91,41 @@ def calls(effort: Effort) -> list[Row]:
         replace(judged(first, within=2e-3), note=f"{added:+.2f} ms over the row below"),
         timed("the same moments: a plain run, synchronous", 'saggar.run("print(1)")', plain),
     ]
+
+
+def baked(effort: Effort) -> list[Row]:
+    """A baked function by its name, and in turns with it the same function captured."""
+    function = remote(programs()["plus"])
+    said = {"format": "json", "args": [1, {"y": 2}], "kwargs": {}, "made_args": []}
+    by_name, captured = [], []
+    with TemporaryDirectory(prefix="saggar-bench-") as folder:
+        resolved = Baked(_registry(Path(folder)))
+
+        def call() -> bytes | None:
+            return background().call(resolved.call, "plus", said)[0].json
+
+        for turn in range(WARM_UP + effort.repeated):
+            once = _timed(call, b"3")
+            beside = _timed(lambda: function(1, {"y": 2}), 3)
+            if turn >= WARM_UP:
+                by_name.append(once)
+                captured.append(beside)
+    row = timed("baked function by its name, warm", "baked.call('plus', ...)", by_name)
+    met = median(by_name) <= median(captured)
+    return [
+        replace(row, target="the row below", met=met),
+        timed("the same moments: it captured, fresh jail", "f(1, {'y': 2})", captured),
+    ]
+
+
+def _registry(folder: Path) -> Registry:
+    """What `saggar bake` makes of the function."""
+    app, output = folder / "measured.py", folder / "baked_code"
+    app.write_text(f"{SOURCE}\n__baked__ = ['plus']\n", encoding="utf-8")
+    found, beside = bake.collect(app)
+    bake.write(app, output, found, beside)
+    bake.register(output, found, {})
+    return Registry.load(output / "registry.json")
 
 
 def methods(effort: Effort) -> list[Row]:
@@ -148,8 +194,6 @@ def many(effort: Effort) -> list[Row]:
 def _sustained(count: int, clients: int) -> float:
     """Plain runs in a second, from as many clients, on this process's own platform."""
     import anyio
-
-    from saggar.platform import background
 
     async def work() -> float:
         left = iter(range(count))

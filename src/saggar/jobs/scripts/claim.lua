@@ -17,6 +17,7 @@ if sent == 0 or state ~= 'queued' then
 end
 local waited = now - (tonumber(redis.call('ZSCORE', P .. 'queued:' .. queue, id)) or now)
 redis.call('ZREM', P .. 'queued:' .. queue, id)
+redis.call('SREM', unstarted(tenant), id)
 redis.call('ZADD', P .. 'running', now + lease, id)
 redis.call('HSET', record(id), 'state', 'running', 'worker', worker, 'token', token, 'started', now)
 local attempt = redis.call('HINCRBY', record(id), 'attempt', 1)

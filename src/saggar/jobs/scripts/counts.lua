@@ -4,11 +4,16 @@
 -- What waits in Celery's lists and is no job: tasks that somebody sent himself, of any priority,
 -- and our own that tell of something.
 local function others(queue)
-  local found = math.max(0, redis.call('LLEN', queue) - redis.call('ZCARD', P .. 'sent:' .. queue))
+  local found = math.max(0, length('LLEN', queue) - redis.call('ZCARD', P .. 'sent:' .. queue))
   for _, priority in ipairs({'3', '6', '9'}) do
-    found = found + redis.call('LLEN', queue .. '\6\22' .. priority)
+    found = found + length('LLEN', queue .. '\6\22' .. priority)
   end
   return found
+end
+
+-- Jobs whose messages are with a worker that has not begun: they are in no list of Celery's.
+local function handed(queue)
+  return math.max(0, redis.call('ZCARD', P .. 'sent:' .. queue) - length('LLEN', queue))
 end
 
 local names, known = {}, {}
@@ -24,14 +29,15 @@ for at = 2, #ARGV do
   end
 end
 
-local queues = {}
+local queues, held = {}, length('HLEN', 'unacked') + redis.call('ZCARD', P .. 'running')
 for _, queue in ipairs(names) do
   local oldest = redis.call('ZRANGE', P .. 'queued:' .. queue, 0, 0, 'WITHSCORES')
+  held = held + handed(queue)
   queues[#queues + 1] = {
     queue,
     redis.call('ZCARD', P .. 'queued:' .. queue) + others(queue),
     oldest[2] and math.max(0, now - tonumber(oldest[2])) or 0,
-    redis.call('LLEN', queue),
+    length('LLEN', queue),
   }
 end
 return {
@@ -39,8 +45,8 @@ return {
   queues,
   redis.call('ZCARD', P .. 'running'),
   redis.call('ZCARD', P .. 'delayed'),
-  redis.call('LLEN', 'dead_letter'),
-  redis.call('HLEN', 'unacked'),
+  length('LLEN', 'dead_letter'),
+  held,
   redis.call('HGETALL', P .. 'counts'),
   redis.call('HGETALL', P .. 'workers'),
 }

@@ -2,9 +2,8 @@
 -- id, keep
 
 local id = ARGV[2]
-local letter = redis.call('HGET', record(id), 'letter')
-if not letter then return 0 end
-redis.call('LREM', 'dead_letter', 1, letter)
-redis.call('HDEL', record(id), 'letter')
+local found = redis.call('HMGET', record(id), 'letter', 'tenant')
+if not found[1] then return 0 end
+take_letter(id, found[2])
 forget(id, tonumber(ARGV[3]))
 return 1

@@ -26,21 +26,17 @@ if outcome == 'again' then
   count('retries')
   redis.call('HDEL', record(id), 'token')
   if delay > 0 then
-    redis.call('HSET', record(id), 'state', 'delayed')
-    redis.call('ZADD', P .. 'delayed', now + delay, id)
+    postpone(id, tenant, now + delay)
   else
     enqueue(id, queue, tenant, found[5])
   end
 elseif outcome == 'bury' then
   count('dead')
   finish(id, 'dead', keep)
-  redis.call('HSET', record(id), 'letter', ARGV[10], 'status', status)
+  redis.call('HSET', record(id), 'status', status)
   close_slot(id, false, keep)
-  redis.call('LPUSH', 'dead_letter', ARGV[10])
-  while redis.call('LLEN', 'dead_letter') > LETTERS do
-    local oldest = cjson.decode(redis.call('RPOP', 'dead_letter'))
-    forget(oldest.job_id, keep)
-  end
+  put_letter(id, tenant, ARGV[10], keep)
+  tell_now(hook(id, 'alert:'))
   redis.call('LPUSH', queue, ARGV[11])
 else
   local state = (outcome == 'cancelled' or status == 'cancelled') and 'cancelled' or 'done'

@@ -1,9 +1,14 @@
 -- What has to be done as time goes by; every worker does it once a second, and once is enough.
--- worker, what it says of itself as JSON, its patience in milliseconds, then its queues
--- Returns the jobs whose workers are silent, and whom to tell of which end.
+-- worker, what it says of itself as JSON, how many ends it can tell now, for how long it has them
+-- Returns the jobs whose workers are silent, whom to tell of which end, and how many messages lie in
+-- the lists that this worker reads.
 
 local STALE = 3000
 redis.call('HSET', P .. 'workers', ARGV[2], ARGV[3])
+local lying_here = 0
+for _, queue in ipairs(cjson.decode(ARGV[3]).queues) do
+  lying_here = lying_here + length('LLEN', queue)
+end
 local slots = {}
 local all = redis.call('HGETALL', P .. 'workers')
 for at = 1, #all, 2 do
@@ -49,13 +54,24 @@ for queue, number in pairs(slots) do
   dispatch(queue)
 end
 
--- The list of all jobs loses those that are forgotten; who is still there is looked at later.
-local hour = 3600000
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'jobs', '-inf', now - hour, 'LIMIT', 0, 1000)) do
+-- The list of all jobs loses those that are forgotten, some at a time; it is in the order of their
+-- coming, so where we are in it is kept beside.
+local hour, SOME = 3600000, 500
+local from = tonumber(redis.call('GET', P .. 'jobs_seen')) or 0
+local old = redis.call('ZRANGEBYSCORE', P .. 'jobs', '-inf', now - hour, 'LIMIT', from, SOME)
+for _, id in ipairs(old) do
   if redis.call('EXISTS', record(id)) == 1 then
-    redis.call('ZADD', P .. 'jobs', now, id)
+    from = from + 1
   else
     redis.call('ZREM', P .. 'jobs', id)
+  end
+end
+redis.call('SET', P .. 'jobs_seen', #old < SOME and 0 or from)
+
+-- Names of queues in which nothing is.
+for _, queue in ipairs(redis.call('SRANDMEMBER', P .. 'queues', 20)) do
+  if redis.call('ZCARD', P .. 'queued:' .. queue) == 0 and length('LLEN', queue) == 0 then
+    redis.call('SREM', P .. 'queues', queue)
   end
 end
 local silent = {}
@@ -69,17 +85,18 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'running', '-inf', now, 'LI
   end
 end
 
--- A message that is not delivered is tried again after 5, 25, 125 seconds.
+-- Whoever is handed one has it for a while. If it fails he says when it is due again; if he dies
+-- it comes again by itself. Nobody is handed one a fifth time.
 local hooks = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'webhooks', '-inf', now, 'LIMIT', 0, 20)) do
-  local url = redis.call('HGET', record(id), 'webhook')
-  local tries = url and redis.call('HINCRBY', record(id), 'webhook_tries', 1)
-  if not url or tries > 4 then
-    redis.call('ZREM', P .. 'webhooks', id)
-    if url then count('webhooks_lost') end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', P .. 'webhooks', '-inf', now, 'LIMIT', 0, ARGV[4])) do
+  local id, url = string.match(member, '^(%S+) (%S+)$')
+  local tries = redis.call('HINCRBY', P .. 'webhook_tries', member, 1)
+  if not id or tries > 4 then
+    tell_not(member)
+    count('webhooks_lost')
   else
-    redis.call('ZADD', P .. 'webhooks', now + 1000 * 5 ^ tries, id)
-    hooks[#hooks + 1] = {id, url}
+    redis.call('ZADD', P .. 'webhooks', now + tonumber(ARGV[5]), member)
+    hooks[#hooks + 1] = {id, url, tries}
   end
 end
-return {silent, hooks}
+return {silent, hooks, lying_here}
