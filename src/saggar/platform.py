@@ -13,16 +13,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing, nullcontext, suppress
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
-from anyio.from_thread import BlockingPortal
 from pydantic import ValidationError
 
 from saggar import registry
-from saggar.config import Settings, cache_dir, load, runtime_dir
+from saggar.config import SECRET, Settings, cache_dir, load, operators_secret, runtime_dir
 from saggar.drivers.base import Driver, Process
 from saggar.drivers.interpreter import find
 from saggar.engine import oneshot
@@ -38,11 +38,13 @@ from saggar.errors import (
 from saggar.model.environment import Environment
 from saggar.model.event import Event, Finished, Started, afold
 from saggar.model.limits import LIMIT_NAMES, Limits
-from saggar.model.plan import Capabilities, Layer, Plan, WarmKey
+from saggar.model.plan import Capabilities, Layer, Plan, WarmKey, Warmth
 from saggar.model.policy import Network, Policy
 from saggar.model.program import Code, Command, Program
 from saggar.model.result import Result, Status
+from saggar.model.secrets import NO_SECRETS, Secrets, parted
 from saggar.model.task import File, Task
+from saggar.portal import Portal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,19 +52,23 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from saggar.engine.build import Site
+    from saggar.engine.channels import Spec
+    from saggar.engine.hosted import Hosted
     from saggar.engine.instance import Instance, Log
     from saggar.engine.interpreter import Starter
-    from saggar.engine.kernel import Hosted, Spec
     from saggar.engine.sandbox import Sandbox
     from saggar.engine.session import Opener, Session
     from saggar.environments.store import Store
     from saggar.jobs.submission import Desk, JobHandle
     from saggar.sessions.blocking import BlockingSandbox, BlockingSession
     from saggar.sessions.directory import Directory
+    from saggar.sessions.distant import Distant
 
 _T = TypeVar("_T")
 CLOSED = Policy()
 BARE = Environment()
+MODEL_TOKEN: Final = "HF_TOKEN"  # noqa: S105 - a name
+"""The secret that opens models as well, before anything runs."""
 TRIES = 3
 """For a run whose child dies before it has begun: its server was killed a moment ago, say."""
 
@@ -101,8 +107,11 @@ class SandboxOptions(Where, total=False):
     owner: str
 
 
-class RunOptions(TaskOptions, Where):
+class RunOptions(TaskOptions, Where, total=False):
     """Everything that `run` can be told."""
+
+    secrets: Iterable[str] | Mapping[str, str] | Secrets
+    warmth: Warmth | None
 
 
 class Platform:
@@ -150,6 +159,7 @@ class Platform:
             table = Table(runtime_dir(said))
             self._stack.callback(table.close)
             self._live = Directory(self._running(), caps, table)
+            self._stack.push_async_callback(self._live.part)
         return self._live
 
     async def submit(
@@ -272,7 +282,7 @@ class Platform:
         Returns:
             It, to be started and closed.
         """
-        from saggar.engine.kernel import Hosted
+        from saggar.engine.hosted import Hosted
 
         opener, spec = await self._kernel(name, options)
         policy = self._policy(options.get("policy"), options.get("limits"))
@@ -325,6 +335,7 @@ class Platform:
         max_age: float | None = None,
         owner: str = "",
         log: "Log | None" = None,
+        secrets: Secrets = NO_SECRETS,
     ) -> "tuple[Instance | None, Result[Any]]":
         """
         Open an instance of a captured class: `task` is its constructor's call.
@@ -335,22 +346,51 @@ class Platform:
         Raises:
             UsageError, Overloaded, PlatformError: As for `open_sandbox`.
         """
+        walls = self._policy(policy, None)
+        self._admit_preload(task.program.environment)
+        return await self.open_own(
+            task,
+            name=name,
+            walls=walls,
+            driver=driver,
+            idle=idle,
+            max_age=max_age,
+            owner=owner,
+            log=log,
+            secrets=secrets,
+        )
+
+    async def open_own(  # noqa: PLR0913 - what makes one
+        self,
+        task: Task,
+        *,
+        name: str,
+        walls: Policy,
+        driver: str | None = None,
+        idle: float | None = None,
+        max_age: float | None = None,
+        owner: str = "",
+        log: "Log | None" = None,
+        secrets: Secrets = NO_SECRETS,
+    ) -> "tuple[Instance | None, Result[Any]]":
+        """
+        `open_instance` for a class of ours, behind walls that the ceiling has judged already.
+
+        It has a say about what is asked of our code. In which form that travels, and what of ours
+        it must see, nobody has asked for.
+        """
         from saggar.engine.instance import BODY, Instance
         from saggar.model.program import Pickled
 
         if not isinstance(task.program.code, Pickled):
             raise InvalidTask("an instance is made of pickled code")
-        walls = self._policy(policy, None)
         walls.admit(task)
-        options: SandboxOptions = {
-            "policy": policy,
-            "driver": driver,
-            "environment": task.program.environment,
-            "env": task.env,
-            "owner": owner,
-        }
+        values = self._secrets(task.secrets, secrets)
+        inside = task.model_copy(update={"env": {**task.env, **values}})
+        options: SandboxOptions = {"driver": driver, "owner": owner}
+        token = self._token(task.program.environment, values, secrets)
         instance = Instance(
-            await self._opener(options, ("saggar.guest.keeper", BODY)),
+            await self._opening(inside, walls, options, ("saggar.guest.keeper", BODY), token=token),
             policy=walls,
             payload=task.program.code.payload,
             arguments=task.input,
@@ -363,11 +403,26 @@ class Platform:
         self.live.keep(instance, idle, max_age)
         return instance, result
 
+    async def instance(self, name: str) -> "Instance | Distant":
+        """
+        The instance of this id: of this platform, or of another one of this user on this machine.
+
+        Raises:
+            NotFound: There is none.
+        """
+        with suppress(NotFound):
+            return self.live.instance(name)
+        from saggar.sessions import distant
+        from saggar.sessions.table import Table
+
+        return await distant.find(Table(runtime_dir(self.settings)), name)
+
     async def _opener(
         self,
         options: SandboxOptions,
         preload: tuple[str, ...],
         beside: Environment = BARE,
+        token: str | None = None,
     ) -> "Callable[[], Awaitable[Sandbox]]":
         """How to open a sandbox, again and again; `beside` is in it and is not its user's."""
         for name in options.keys() - SandboxOptions.__annotations__.keys():
@@ -375,14 +430,27 @@ class Platform:
         task = _task("", _said(options))
         policy = self._policy(options.get("policy"), options.get("limits"))
         policy.admit(task)
+        self._admit_preload(task.program.environment)
+        return await self._opening(task, policy, options, preload, beside, token)
+
+    async def _opening(  # noqa: PLR0913, PLR0917 - what is opened, and how
+        self,
+        task: Task,
+        policy: Policy,
+        options: SandboxOptions,
+        preload: tuple[str, ...],
+        beside: Environment = BARE,
+        token: str | None = None,
+    ) -> "Callable[[], Awaitable[Sandbox]]":
+        """The same where what is asked for has been judged."""
         environment = await _located(task.program.environment)
-        self._admit_preload(environment)
         ttl = options.get("ttl")
         if ttl is not None and ttl <= 0:
             raise InvalidTask(f"ttl: must be more than 0 seconds, found {ttl}")
         name = options.get("driver") or self.settings.driver
+        self._admit_gpu(name, policy)
         warm = await self._warm_of(name)
-        layers = [*await self._layers(environment, policy.network)]
+        layers = [*await self._layers(environment, policy.network, token)]
         if beside != BARE:
             ours = await self.prepare(beside.replace(python=environment.python))
             if self._driver(name).images:
@@ -439,30 +507,67 @@ class Platform:
         """What happens during a run, as it happens; `run` is its sum, and raises the same."""
         _refuse_unknown(options)
         where = {name: options.pop(name, None) for name in Where.__annotations__}  # type: ignore[misc]
+        warmth = options.pop("warmth", None)
+        names, given = parted(options.pop("secrets", None))
         task = _task(code, options)
         policy = self._policy(where["policy"], where["limits"])
         policy.admit(task)
         self._admit_preload(task.program.environment)
+        values = self._secrets((*task.secrets, *names), given)
+        token = self._token(task.program.environment, values, given)
+        judged = self._judged(task, policy, where["driver"], values, token, warmth)
+        async with aclosing(judged) as events:
+            async for event in events:
+                yield event
+
+    async def run_own(self, task: Task, *, walls: Policy, driver: str | None = None) -> Result[Any]:
+        """`run` for a program of ours, behind walls that the ceiling has judged: see `open_own`."""
+        walls.admit(task)
+        values = self._secrets(task.secrets, NO_SECRETS)
+        token = self._token(task.program.environment, values, NO_SECRETS)
+        async with aclosing(self._judged(task, walls, driver, values, token)) as events:
+            return await afold(events)
+
+    async def _judged(  # noqa: PLR0913, PLR0917 - what to run, and where
+        self,
+        task: Task,
+        policy: Policy,
+        driver: str | None,
+        values: Mapping[str, str],
+        token: str | None,
+        warmth: Warmth | None = None,
+    ) -> AsyncGenerator[Event]:
+        """What happens during a run that may take place."""
+        if values:  # from here on they are in what is sent inside, and in nothing else
+            task = task.model_copy(update={"env": {**task.env, **values}})
         plan = registry.language(_language(task))().plan(task, policy.limits)
-        name = where["driver"] or self.settings.driver
+        name = driver or self.settings.driver
+        self._admit_gpu(name, policy)
         try:
-            async with aclosing(self._steps(name, policy, task, plan)) as events:
+            steps = self._steps(name, policy, task, plan, token, warmth)
+            async with aclosing(steps) as events:
                 async for event in events:
                     yield event
         except OSError as exc:  # no descriptors, no memory: ours to lack, not the guest's doing
             raise PlatformError(f"this machine has no room for a run now: {exc}") from exc
 
-    async def _steps(
-        self, driver: str, policy: Policy, task: Task, plan: Plan
+    async def _steps(  # noqa: PLR0913, PLR0917 - what to run, and where
+        self,
+        driver: str,
+        policy: Policy,
+        task: Task,
+        plan: Plan,
+        token: str | None,
+        warmth: Warmth | None,
     ) -> AsyncGenerator[Event]:
         """What a plan needs is found and made; then it is executed."""
         warm = await self._warm_of(driver)
         environment = _imaged(task.program.environment, self._driver(driver), plan)
         environment = await _located(environment)
-        layers = await self._layers(environment, policy.network)
+        layers = await self._layers(environment, policy.network, token)
         key = _layered(_key(environment, policy), layers)
-        if plan.preload:
-            key = replace(key, preload=(*key.preload, *plan.preload))
+        if plan.preload or warmth:
+            key = replace(key, preload=(*key.preload, *plan.preload), warmth=warmth)
         lacking = ""
         if plan.runtime is not None:
             from saggar.engine import build
@@ -541,18 +646,24 @@ class Platform:
         *,
         progress: Callable[[str], None] | None = None,
         offline: bool = True,
+        token: str | None = None,
     ) -> tuple[Layer, ...]:
         """
         Build what `environment` needs, unless it is there. PrepareFailed carries the log.
 
         `offline`: whether what runs there has no network, so that it looks for no other models.
+        `token`: what opens models that are not for everybody; the operator's HF_TOKEN if None.
         """
         wanted = (environment.packages, environment.system_packages, environment.models)
         if not any(wanted) and not environment.host_packages:
             return ()
         interpreter = find((await _located(environment)).python).executable
         return await self._layers_of().prepare(
-            environment, interpreter=interpreter, progress=progress, offline=offline
+            environment,
+            interpreter=interpreter,
+            progress=progress,
+            offline=offline,
+            token=token,
         )
 
     def _layers_of(self) -> "Store":
@@ -578,7 +689,7 @@ class Platform:
         lost = Table(runtime_dir(self.settings)).lost()
         found: Counter[str] = Counter()
         for row in lost:
-            found["lost_sessions" if row.kind == "session" else "lost_sandboxes"] += 1
+            found[f"lost_{'sandboxe' if row.kind == 'sandbox' else row.kind}s"] += 1
         for name in registry.drivers():
             found.update(self._driver(name).sweep())
         from saggar.environments.programs import Programs
@@ -597,11 +708,15 @@ class Platform:
             return Capabilities(driver=name, available=False, reasons=(str(exc),))
 
     async def _layers(
-        self, environment: Environment, network: Network = Network.NONE
+        self,
+        environment: Environment,
+        network: Network = Network.NONE,
+        token: str | None = None,
     ) -> Sequence[Layer]:
         if environment == BARE:
             return ()
-        return await self.prepare(environment, offline=network is not Network.HOST)
+        offline = network is not Network.HOST
+        return await self.prepare(environment, offline=offline, token=token)
 
     def _close_drivers(self) -> None:
         for driver in self._drivers.values():
@@ -615,6 +730,39 @@ class Platform:
                 f"environment.preload: {', '.join(sorted(refused))} is not on the operator's list,"
                 " Settings(preload=...); a program can import it itself"
             )
+
+    def _secrets(self, names: Iterable[str], given: Secrets) -> dict[str, str]:
+        """The values of a task's secrets: those that came along, and the operator's."""
+        found = given.reveal()
+        lacking = [name for name in dict.fromkeys(names) if name not in found]
+        if lacking and self.settings.ceiling is not None:
+            admit_secrets(lacking, self.settings)
+        for name in lacking:
+            value = operators_secret(name)
+            if value is None:
+                raise NotFound(
+                    f"secrets: there is no {name} here; its operator sets {SECRET}{name}"
+                )
+            found.update(Secrets({name: value}).reveal())
+        return found
+
+    def _token(
+        self, environment: Environment, values: Mapping[str, str], given: Secrets
+    ) -> str | None:
+        """What opens models, of these values; the operator's own opens what he lists, as ever."""
+        token = values.get(MODEL_TOKEN)
+        if token is None or MODEL_TOKEN in given.names or self.settings.ceiling is None:
+            return token
+        names = {model.partition("@")[0] for model in environment.models}
+        listed = self.settings.models
+        return token if all(any(fnmatchcase(n, m) for m in listed) for n in names) else None
+
+    def _admit_gpu(self, driver: str, policy: Policy) -> None:
+        """DriverUnavailable for GPUs that this machine lacks, before anything is built for them."""
+        if policy.gpu and not self._driver(driver).images:  # an engine knows of its own
+            from saggar.drivers import gpu
+
+            gpu.passage(gpu.look(), policy.gpu)
 
     def _policy(self, policy: Policy | None, limits: Limits | Mapping[str, Any] | None) -> Policy:
         wanted = CLOSED if policy is None else policy
@@ -639,6 +787,16 @@ class Platform:
             most = None if kept == "auto" else kept
             self._warm[name] = Warm(driver, self._running(), most, hold=self._hold)
         return self._warm[name]
+
+
+def admit_secrets(names: Iterable[str], settings: Settings) -> None:
+    """PolicyDenied for names that are not on the operator's list."""
+    refused = {name for name in names if not any(fnmatchcase(name, n) for n in settings.secrets)}
+    if refused:
+        raise PolicyDenied(
+            f"secrets: {', '.join(sorted(refused))} is not on the operator's list, SAGGAR_SECRETS;"
+            " a value of your own can be given along with a run: secrets={'NAME': value}"
+        )
 
 
 def _said(options: Any) -> dict[str, Any]:
@@ -681,15 +839,21 @@ def _language(task: Task) -> str:
 def _key(environment: Environment, policy: Policy) -> WarmKey:
     if environment == BARE:
         return WarmKey(
-            interpreter="", environment="", network=policy.network, rung=policy.isolation
+            interpreter="",
+            environment="",
+            network=policy.network,
+            rung=policy.isolation,
+            gpu=policy.gpu,
         )
     mounts = tuple((m.source, m.target, m.read_only) for m in environment.mounts)
+    sources = (*(m.source for m in environment.mounts), environment.root)
     return WarmKey(
         interpreter=environment.python or "",
         environment="\n".join(sorted(environment.packages)),
         preload=environment.preload,
         network=policy.network,
         mounts=mounts,
+        places=tuple(_place(source) for source in sources if source),
         root=environment.root,
         image=environment.image or "",
         user=environment.user,
@@ -697,7 +861,17 @@ def _key(environment: Environment, policy: Policy) -> WarmKey:
         writable_root=environment.writable_root,
         rung=policy.isolation,
         host_packages=environment.host_packages,
+        gpu=policy.gpu,
     )
+
+
+def _place(path: str) -> tuple[int, int]:
+    """What is at a path now; nothing there is for the driver to complain of."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _layered(key: WarmKey, layers: Sequence[Layer]) -> WarmKey:
@@ -768,7 +942,7 @@ class _Background:
         self.pid = os.getpid()
         # As for any door: a ceiling of the operator's holds for whoever imports us, too.
         self.settings = load() if _settings is None else _settings
-        self._started: Future[tuple[BlockingPortal, Platform]] = Future()
+        self._started: Future[tuple[Portal, Platform]] = Future()
         self._thread = threading.Thread(target=self._main, name="saggar", daemon=True)
         try:
             self._thread.start()
@@ -790,7 +964,7 @@ class _Background:
             self._started.set_exception(exc)
 
     async def _live(self) -> None:
-        async with BlockingPortal() as portal, Platform(self.settings) as platform:
+        async with Portal() as portal, Platform(self.settings) as platform:
             self._stop = anyio.Event()
             self._started.set_result((portal, platform))
             await self._stop.wait()
