@@ -29,6 +29,7 @@ from saggar.drivers.docker import nursery as module_nursery
 from saggar.drivers.docker import spec as module
 from saggar.drivers.docker.engine import LABEL, Engine
 from saggar.drivers.docker.owners import owner
+from saggar.drivers.docker.promises import without_gpu
 from saggar.drivers.jail import landlock
 from saggar.engine import oneshot
 from saggar.errors import DriverUnavailable, SandboxBroken
@@ -367,6 +368,7 @@ import anyio, os
 from saggar import Platform
 from saggar.config import Settings
 from saggar.drivers.docker.owners import owner
+from saggar.drivers.docker.promises import without_gpu
 from saggar.model.event import Output
 
 async def main():
@@ -606,3 +608,23 @@ def test_what_only_inherited_our_label_is_not_swept(engine, tmp_path):
         subprocess.run(["docker", "inspect", made], check=True, capture_output=True)
     finally:
         subprocess.run(["docker", "rm", "-f", made], check=True, capture_output=True)
+
+
+def test_an_engine_takes_the_request_for_a_gpu_and_says_that_it_has_none(engine):
+    if not without_gpu(engine.about()):
+        pytest.skip("this engine may have GPUs")
+    request = {"NetworkMode": "none", "DeviceRequests": [module.gpus(1)]}
+    container = engine.create({"Image": IMAGE, "Cmd": ["true"], "HostConfig": request})
+    try:
+        with pytest.raises(DriverUnavailable, match="install nvidia-container-toolkit"):
+            engine.start(container)
+    finally:
+        engine.remove(container)
+
+
+async def test_a_gpu_that_an_engine_does_not_have_is_refused_before_anything_starts(engine):
+    if not without_gpu(engine.about()):
+        pytest.skip("this engine may have GPUs")
+    with pytest.raises(DriverUnavailable, match="gpu=1 cannot be had in a container here"):
+        async with nursery(gpu=1):
+            pass

@@ -7,7 +7,7 @@ import sys
 from textwrap import dedent
 
 import pytest
-from tests.conftest import missing, require
+from tests.conftest import ROOT, missing, require
 from tests.containers.test_runners import docker, silence
 
 IMAGE = "saggar/runpod-cpu"
@@ -119,6 +119,21 @@ def test_a_baked_folder_becomes_an_image_that_needs_no_index(tmp_path):
     docker("image", "rm", "--force", "saggar-test-css")
 
     assert ("a{b:c}", None) == (answer["json_result"], answer["error"])
+
+
+def test_the_example_is_baked_called_by_name_and_runs_no_other_code():
+    ran = subprocess.run(
+        [sys.executable, ROOT / "examples" / "baked" / "demo.py"],
+        capture_output=True,
+        text=True,
+        timeout=58,
+        check=False,
+    )
+
+    assert 0 == ran.returncode, ran.stdout + ran.stderr
+    assert "\nanswer: -13.7\n" in ran.stdout
+    assert '\nrefused: felt: at /celsius: "cold" is not of type "number"\n' in ran.stdout
+    assert "felt came with code" in ran.stdout
 
 
 def test_a_request_cannot_write_to_the_worker_nor_see_its_variables():

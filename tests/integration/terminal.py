@@ -66,14 +66,14 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*words, env=None, rows=24, columns=100):
-    """`saggar WORDS` on one."""
+def terminal(*words, program=SAGGAR, env=None, rows=24, columns=100):
+    """`saggar WORDS`, or another program, on one."""
     require("setsid")
     master, slave = os.openpty()
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     # Who asks a terminal where its cursor is waits for the answer, and nobody here gives one.
     surroundings = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **(env or {})}
-    argv = ["setsid", "--ctty", *SAGGAR, *map(str, words)]
+    argv = ["setsid", "--ctty", *program, *map(str, words)]
     with subprocess.Popen(
         argv, stdin=slave, stdout=slave, stderr=slave, env=surroundings
     ) as process:

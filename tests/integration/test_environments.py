@@ -1,6 +1,10 @@
 """Environments behind walls: what a program finds there that was not on the machine before."""
 
 import os
+import shutil
+import signal
+import socket
+import subprocess
 import sys
 
 import anyio
@@ -9,13 +13,16 @@ from tests.conftest import missing
 from tests.unit.environments.hubserver import serving
 from tests.unit.environments.mirror import mirroring
 
+import saggar
 from saggar import Environment, Policy, Settings
 from saggar.environments import interpreters, models
 from saggar.environments.store import Store
 from saggar.errors import PrepareFailed
+from saggar.model.environment import Mount
 from saggar.model.policy import Network
 from saggar.platform import Platform
 
+PATIENCE = 60
 SCRIPT = "#!/bin/sh\ncat /usr/share/saggar-pipe/wood\n"
 UNWALLED = Policy(
     isolation="process",
@@ -215,3 +222,41 @@ def test_an_ordinary_user_unpacks_system_packages_too(ordinary_user):
 
     assert "" == run.stderr
     assert run.stdout.rstrip().endswith("/usr/games/sl True")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_an_installer_with_us(number, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as index:
+        environ = {
+            **os.environ,
+            "SAGGAR_CACHE_DIR": str(tmp_path),
+            "UV_CACHE_DIR": str(tmp_path / "uv"),
+            "UV_INDEX_URL": f"http://127.0.0.1:{index.getsockname()[1]}/simple",
+        }
+        words = [sys.executable, "-m", "saggar", "env", "prepare", "--package", "six"]
+        with subprocess.Popen(words, env=environ, stderr=subprocess.PIPE) as ours:
+            index.settimeout(PATIENCE)
+            asking, _ = index.accept()
+            with asking:
+                ours.send_signal(number)
+
+                assert 128 + number == ours.wait(PATIENCE)
+                asking.settimeout(PATIENCE)
+                while asking.recv(1 << 16):
+                    pass  # until the installer, which asked, is gone
+
+
+def test_a_folder_that_was_replaced_is_the_new_one(tmp_path):
+    folder = tmp_path / "data"
+    environment = Environment(mounts=(Mount(source=str(folder), target="/data"),))
+    policy, found = Policy(mounts=(str(tmp_path),)), []
+    for text in ("first", "second"):
+        folder.mkdir()
+        (folder / "x").write_text(text)
+        ran = saggar.run(
+            "print(open('/data/x').read(), end='')", environment=environment, policy=policy
+        )
+        found.append(ran.stdout)
+        shutil.rmtree(folder)
+
+    assert ["first", "second"] == found

@@ -66,7 +66,7 @@ async def run():
             sys.stdout.write(f"{sibling} {event.data.decode()}")
             sys.stdout.flush()
 
-_platform().portal.call(run)
+_platform().call(run)
 """
 
 

@@ -2,11 +2,13 @@
 
 import gc
 import os
+import resource
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import anyio
 import numpy as np
 import pytest
 from pydantic import BaseModel
+from tests.unit.child import in_child
 
 import saggar
 from saggar.errors import Conflict, InvalidTask, NotFound, PolicyDenied
@@ -32,7 +35,7 @@ from saggar.functions.errors import (
 )
 from saggar.functions.options import Retry
 from saggar.functions.remote import remote
-from saggar.platform import background
+from saggar.platform import Platform, background
 
 NUMPY: Any = {
     "environment": saggar.Environment(host_packages=True),
@@ -333,10 +336,12 @@ async def test_map_inside_a_loop():
 def test_options_are_checked_when_they_are_given():
     with pytest.raises(NotFound, match="did you mean 'timeout'"):
         remote(timeuot=3)  # type: ignore[call-overload]
-    with pytest.raises(InvalidTask, match="there is env="):
-        remote(secrets=["TOKEN"])  # type: ignore[call-overload]
-    with pytest.raises(InvalidTask, match="'here', 'queue'"):
-        add.options(where="http://localhost")
+    with pytest.raises(InvalidTask, match="wanted names"):
+        remote(secrets="TOKEN")
+    with pytest.raises(InvalidTask, match="'here', 'queue' or the URL of a server"):
+        add.options(where="elsewhere")
+    with pytest.raises(InvalidTask, match="found 'http://'"):
+        add.options(where="http://:password@")
     with pytest.raises(InvalidTask, match=r"limits\.wall"):
         add.options(timeout=-1)
     with pytest.raises(PolicyDenied, match="pickled"):
@@ -408,6 +413,134 @@ def test_modules_of_the_project_and_a_main_program_travel(tmp_path):
 
     assert "" == found.stderr
     assert "22 ('prices',) 120\nTrue\n" == found.stdout
+
+
+def test_what_a_project_is_made_of_may_be_an_argument(tmp_path):
+    (tmp_path / "shapes.py").write_text(
+        textwrap.dedent(
+            """
+            import enum
+            from dataclasses import dataclass
+            from typing import NewType
+            from saggar.functions.remote import remote
+
+            UserId = NewType("UserId", int)
+
+            class Color(enum.Enum):
+                RED = 1
+
+            @dataclass
+            class Point:
+                x: float
+                y: float
+
+            @remote
+            def mirrored(p: Point, c: Color = Color.RED, u: UserId = 0) -> Point:
+                assert isinstance(p, Point) and c is Color.RED
+                return Point(p.y, p.x)
+
+            @remote
+            class Keeper:
+                def __init__(self, p): self.p = p
+                def swapped(self, other) -> Point:
+                    return Point(other.y, self.p.x)
+            """
+        )
+    )
+    (tmp_path / "parts" / "deep").mkdir(parents=True)
+    (tmp_path / "parts" / "deep" / "units.py").write_text("class Meter:\n    n = 3\n")
+    (tmp_path / "app.py").write_text(
+        textwrap.dedent(
+            """
+            import importlib
+            import shapes
+            from parts.deep.units import Meter
+            from saggar.functions.remote import remote
+
+            @remote
+            def measured(m): return m.n
+
+            @remote
+            def late(): return importlib.import_module("parts.deep.units").Meter.n
+
+            if __name__ == "__main__":
+                p = shapes.Point(1, 2)
+                print(shapes.mirrored(p), shapes.mirrored(p, shapes.Color.RED, shapes.UserId(3)))
+                print(list(shapes.mirrored.map([p])), measured([Meter()][0]), late())
+                with shapes.Keeper(p) as keeper:
+                    print(keeper.swapped(shapes.Point(5, 6)))
+                print(remote(lambda a: a.x)(p), remote(lambda a, b: (a.append(2), b))([1], 3)[1])
+            """
+        )
+    )
+    found = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    turned = "Point(x=2.0, y=1.0)"
+    assert "" == found.stderr
+    assert f"{turned} {turned}\n[{turned}] 3 3\nPoint(x=6.0, y=1.0)\n1 3\n" == found.stdout
+
+
+def test_its_input_is_empty_and_its_arguments_have_any_name():
+    with pytest.raises(EOFError):
+        remote(lambda _: input())({"not": "read"})
+
+    assert {"self": 1, "function": 2} == remote(lambda **named: named)(self=1, function=2)
+
+
+def test_a_whole_result_has_the_value_of_the_function_in_it():
+    assert (Point(3.0), Point(3.0)) == (point.call(3).value, point.call(3).unwrap())
+    assert "wanted int" in str(remote(text_for_a_number).call().error)
+
+
+def text_for_a_number() -> int:
+    return "5"  # type: ignore[return-value]
+
+
+def test_a_group_of_exceptions_and_what_they_hold_come_over():
+    @remote
+    def several():
+        odd = OddError("odd")
+        odd.code = 5  # type: ignore[attr-defined]
+        raise ExceptionGroup("several", [odd, FileNotFoundError(2, "none", "a.txt")])
+
+    codes, names = [], []
+    try:
+        several()
+    except* OddError as group:
+        codes = [vars(one)["code"] for one in group.exceptions]
+    except* FileNotFoundError as group:
+        names = [one.filename for one in group.exceptions]
+
+    assert ([5], ["a.txt"]) == (codes, names)
+
+
+def test_items_that_nobody_asked_for_are_not_kept():
+    """A log is what makes every event of a call come by here."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    @remote(log=lambda *_: None)
+    def floods():
+        import json
+        import struct
+
+        head = json.dumps({"media_type": "application/vnd.saggar.answer", "more": True}).encode()
+        blob = b"\2\0\0\0{}" + b"x" * 1_000_000
+        one = memoryview(struct.pack("<BBxxII", 1, 4, len(head), len(blob)) + head + blob)
+        for _ in range(200):
+            left = one
+            while left:
+                left = left[os.write(3, left) :]
+        return 1
+
+    assert 1 == floods()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
 
 
 # Classes.
@@ -526,10 +659,84 @@ def test_a_closed_instance_says_so_and_runs_its_exit_first(capsys):
     made = Counter.options(log=True)(1)
     made.close()
 
+    assert "unloaded\n" == capsys.readouterr().out
     with pytest.raises(Conflict, match="closed"):
         made.add()
     with pytest.raises(NotFound):
         Counter.get("0" * 32)
+
+
+def test_the_end_of_a_process_runs_the_exit_of_its_instances_and_leaves_nothing_open(tmp_path):
+    script = tmp_path / "kept.py"
+    script.write_text(
+        """import saggar, warnings
+warnings.simplefilter("error", ResourceWarning)
+@saggar.remote(log=True)
+class Kept:
+    def ask(self): return 1
+    @saggar.exit
+    def leave(self): print("left")
+print(Kept().ask())
+"""
+    )
+    ran = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=50, check=False
+    )
+
+    assert ("1\nleft\n", "") == (ran.stdout, ran.stderr)
+
+
+async def test_a_platform_closes_what_led_to_its_instances():
+    async def opened(platform):
+        task = Counter._task((1,), {})
+        live, _ = await platform.open_instance(task, name="C", policy=Counter._policy)
+        return live
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        async with Platform() as platform:
+            idle, lost = await opened(platform), await opened(platform)
+            await lost.sandbox.close()
+            gone = lost._wire
+        gc.collect()
+
+    assert gone is None
+    assert [(True, None)] * 2 == [(one.closed, one._wire) for one in (idle, lost)]
+
+
+def test_a_platform_that_is_dropped_with_its_loop_leaves_nothing_open(tmp_path):
+    script = tmp_path / "dropped.py"
+    script.write_text(
+        """import asyncio, gc, saggar, warnings
+from saggar.functions.remote import remote
+warnings.simplefilter("error", ResourceWarning)
+@remote
+class Kept:
+    def ask(self): return 1
+async def main():
+    platform = saggar.Platform()
+    await platform.__aenter__()  # and nobody leaves it
+    await platform.open_instance(Kept._task((), {}), name="Kept", policy=Kept._policy)
+asyncio.run(main())
+gc.collect()
+"""
+    )
+    ran = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=50, check=False
+    )
+
+    assert ("", "", 0) == (ran.stdout, ran.stderr, ran.returncode)
+
+
+def test_a_fork_does_not_touch_the_instances_of_its_parent(counter):
+    def child():
+        counter.close()
+        with pytest.raises(Conflict) as refused:
+            counter.add()
+        return str(refused.value)
+
+    assert f"belongs to process {os.getpid()}, which this one was forked" in in_child(child)
+    assert 6 == counter.add()
 
 
 def test_what_a_constructor_raises_is_raised_here():
@@ -549,6 +756,36 @@ def test_an_idle_instance_is_ended():
         threading.Event().wait(0.05)
 
     assert found() is None
+
+
+@pytest.mark.parametrize("terms", [{"idle": 0.1}, {"max_age": 0.1}])
+def test_the_end_of_an_instances_time_is_a_loss_that_restart_makes_good(terms):
+    made = Counter.options(**terms)(1)
+    again = Counter.options(**terms, restart=True)(1)
+    deadline = time.monotonic() + 20
+    while not (made._live.closed and again._live.closed) and time.monotonic() < deadline:
+        threading.Event().wait(0.05)
+
+    with pytest.raises(StateLost, match=f"{next(iter(terms))}=0.1"):
+        made.add(1)
+    assert 2 == again.add(1), "made anew, as it was told"
+    made.restart()
+    assert 2 == made.add(1)
+
+
+def test_what_an_instance_is_not_is_said_with_a_way_out(counter):
+    with pytest.raises(AttributeError, match=r"def set_count\(self, value\)"):
+        counter.count = 100
+    with pytest.raises(AttributeError, match=r"an instance has it, Counting\(...\).LARGEST"):
+        _ = Counter.LARGEST
+    with pytest.raises(InvalidTask, match="Counting is remote, and nothing derives from it"):
+
+        class _Derived(Counter): ...  # type: ignore[misc] # that it is refused
+
+    assert isinstance(counter, Counter)
+    assert isinstance(counter, Counter.options(idle=5))
+    other: Any = remote(int)
+    assert not isinstance(counter, other)
 
 
 def test_large_arrays_go_to_methods_and_come_back():

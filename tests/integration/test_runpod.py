@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from textwrap import dedent
+from typing import Any
 
 import cloudpickle
 import httpx
@@ -517,6 +519,21 @@ def test_without_strictness_code_is_executed_with_a_warning(baked, monkeypatch):
     assert 4 == dec(done(worker, function_name="double", args=[enc(2)])["result"])
 
 
+def test_without_strictness_a_name_that_was_not_baked_is_said_with_those_that_were(
+    baked, monkeypatch
+):
+    monkeypatch.setenv("SAGGAR_BAKED_STRICT", "false")
+    worker = Worker(terms({}), registry=baked / "registry.json")
+    answer = done(worker, function_name="nothing", args=[], serialization_format="json")
+
+    assert "it was not baked; there is: Counter, die, double" in answer["error"]
+
+
+@pytest.mark.parametrize("event", [[1], None, "text", {"input": 5}])
+def test_what_is_no_event_is_an_error(worker, event):
+    assert "wanted an event such as" in asyncio.run(worker.handle(event))["error"]
+
+
 def test_production_without_a_registry_does_not_start(monkeypatch):
     monkeypatch.setenv("TETRA_BAKED_MODE", "TRUE")
 
@@ -571,9 +588,8 @@ def test_one_event_comes_from_the_command_line_and_from_a_file():
     assert "a glaze of 3 parts" == dec(json.loads(ran.stdout)["result"])
 
 
-@pytest.fixture(scope="module")
-def served():
-    words = [sys.executable, "-m", "saggar.runpod", "--rp_serve_api", "--rp_api_port", "0"]
+@contextmanager
+def serving(words):
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -583,6 +599,13 @@ def served():
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def served():
+    words = [sys.executable, "-m", "saggar.runpod", "--rp_serve_api", "--rp_api_port", "0"]
+    with serving(words) as client:
+        yield client
 
 
 def event(code):
@@ -636,3 +659,123 @@ def test_health_and_what_is_not_there_are_as_clients_want_them(served):
     assert 1 == found["workers"]["ready"]
     assert 404 == served.get("/status/nobody").status_code
     assert 400 == served.post("/run", json={}).status_code
+
+
+def test_a_stream_gives_each_piece_once_and_ends(served):
+    """Their client asks until there is nothing more."""
+    begun = served.post("/run", json=event("def f(): return 3")).json()
+    ended(served, begun["id"])
+    first, second = (served.get(f"/v2/any/stream/{begun['id']}").json() for _ in range(2))
+
+    assert ["COMPLETED", "COMPLETED"] == [first["status"], second["status"]]
+    assert [3] == [piece["output"]["json_result"] for piece in first["stream"]]
+    assert [] == second["stream"]
+
+
+def test_an_endpoint_without_a_queue_is_asked_directly(served):
+    request = event("def f(): return 4")["input"]
+    found = [served.post("/execute", json=said).json() for said in (request, {"input": request})]
+
+    assert [4, 4] == [answer["json_result"] for answer in found]
+    assert 200 == served.get("/ping").status_code
+    assert 400 == served.post("/execute", json=[]).status_code
+    assert 1 == len(served.get("/v2/any/metrics").json()["readyWorkers"])
+
+
+# Requests as clients of each generation send them: what they know, null where they leave it out.
+ADD = "def add(a, b=1):\n    return a + b\n"
+TALLY = "class Tally:\n    def __init__(self, n):\n        self.n = n\n    def add(self, m):\n"
+TALLY += "        self.n += m\n        return self.n\n"
+FIRST = {"function_name": "add", "function_code": ADD, "args": [enc(40)], "kwargs": {"b": enc(2)}}
+SECOND = {**FIRST, "dependencies": None, "system_dependencies": None}
+CLASSES = {
+    **SECOND,
+    "execution_type": "function",
+    "class_name": None,
+    "class_code": None,
+    "constructor_args": [],
+    "constructor_kwargs": {},
+    "method_name": "__call__",
+    "instance_id": None,
+    "create_new_instance": True,
+}
+AHEAD = {**CLASSES, "accelerate_downloads": True, "hf_models_to_cache": None}
+LATER = {**CLASSES, "accelerate_downloads": False}
+PLAIN = {
+    **LATER,
+    "args": [40],
+    "kwargs": {"b": 2},
+    "serialization_format": "json",
+}
+MODULES = {
+    **PLAIN,
+    "function_code": "from kilns.sums import add\n",
+    "modules": {"kilns/__init__.py": "", "kilns/sums.py": ADD},
+}
+METHOD: dict[str, Any] = {
+    "execution_type": "class",
+    "function_name": None,
+    "function_code": None,
+    "class_name": "Tally",
+    "class_code": TALLY,
+    "constructor_args": [enc(40)],
+    "constructor_kwargs": {},
+    "method_name": "add",
+    "args": [enc(2)],
+    "kwargs": {},
+    "create_new_instance": False,
+}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(FIRST, id="0.1 functions"),
+        pytest.param(SECOND, id="0.2 system packages"),
+        pytest.param(CLASSES, id="0.8 classes"),
+        pytest.param(AHEAD, id="0.11 models ahead"),
+        pytest.param(LATER, id="0.13"),
+        pytest.param({**LATER, "baked": False}, id="the fork with baked"),
+        pytest.param(PLAIN, id="flash 1.4 json"),
+        pytest.param(MODULES, id="flash 1.19 modules"),
+        pytest.param({**METHOD, "instance_id": "Tally_8"}, id="0.8 method"),
+        pytest.param(
+            {**METHOD, "instance_id": "Tally_11", "accelerate_downloads": True}, id="0.11 method"
+        ),
+        pytest.param({**MODULES, "of_a_later_one": {"any": 1}}, id="what nobody knows yet"),
+    ],
+)
+def test_clients_of_every_generation_are_answered(served, request_):
+    """And find what they look for: the job's fields, and an output that is an object."""
+    found = served.post("/v2/any/runsync", json={"input": request_}).json()
+    output = found["output"]
+    plain = request_.get("serialization_format") == "json"
+
+    assert "COMPLETED" == found["status"], output
+    assert 42 == (output["json_result"] if plain else dec(output["result"]))
+    assert {"id", "workerId", "status", "delayTime", "executionTime", "output"} == set(found)
+
+
+def test_a_client_that_deploys_beforehand_sends_names_only(baked):
+    words = [sys.executable, "-m", "saggar.runpod", "--baked", baked, "--rp_serve_api"]
+    said = {"function_name": "double", "function_code": None, "class_code": None, "args": [21]}
+    with serving([*words, "--rp_api_port", "0"]) as client:
+        event = {"input": {**said, "serialization_format": "json"}}
+        found = client.post("/runsync", json=event).json()
+        refused = client.post("/runsync", json={"input": FIRST}).json()
+
+    assert 42 == found["output"]["json_result"]
+    assert ("FAILED", True) == (refused["status"], "came with code" in refused["error"])
+
+
+def test_the_event_that_lies_there_is_done_where_none_is_said(tmp_path):
+    (tmp_path / "test_input.json").write_text(json.dumps(event("def f(): return 5")))
+    ran = subprocess.run(
+        [sys.executable, "-m", "saggar.runpod", "--rp_log_level", "ERROR"],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+
+    assert (5, b"") == (json.loads(ran.stdout)["json_result"], ran.stderr)

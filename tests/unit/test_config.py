@@ -212,3 +212,22 @@ def test_a_folder_that_cannot_be_made_names_the_variable(tmp_path):
 
     with pytest.raises(PlatformError, match="SAGGAR_CACHE_DIR"):
         config.cache_dir(Settings(cache_dir=tmp_path / "file" / "below"))
+
+
+def test_the_value_of_a_secret_is_no_setting(environ):
+    environ("SAGGAR_SECRET_DB_URL", "sesame")
+    environ("SAGGAR_SECRETS", '["DB_*"]')
+
+    assert ("DB_*",) == config.load().secrets
+    assert "sesame" == config.operators_secret("DB_URL")
+    assert config.operators_secret("HOME") is None
+
+
+def test_baked_mode_asks_its_operator_for_no_lists(monkeypatch):
+    monkeypatch.setenv("TETRA_BAKED_MODE", "true")
+    alone = config.load()
+    monkeypatch.setenv("SAGGAR_CEILING__NETWORK", "host")
+    below = config.load()
+
+    assert (("*",), ("*",)) == (alone.models, alone.secrets)
+    assert ((), ()) == (below.models, below.secrets), "his ceiling has his lists"

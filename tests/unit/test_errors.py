@@ -1,4 +1,5 @@
 import pickle
+from traceback import format_exception
 
 import pytest
 
@@ -102,3 +103,12 @@ def test_what_was_found_is_cut_short():
         Policy(network="x" * 1_000_000)
 
     assert len(str(caught.value)) < 200
+
+
+def test_what_an_installer_said_is_shown_below_the_message():
+    error = PrepareFailed("numpy==99 cannot be installed", "resolving\nno such version\n")
+    again = pickle.loads(pickle.dumps(error))
+
+    assert "the installer said:\nresolving\nno such version" in "".join(format_exception(error))
+    assert (error.log, error.__notes__) == (again.log, again.__notes__)
+    assert not hasattr(PrepareFailed("no uv"), "__notes__")

@@ -87,6 +87,8 @@ class WallPlan:
     """Modules the fork server imports for all its children."""
     site: tuple[str, ...]
     """Directories inside in which they are found."""
+    names_threads: bool
+    """Whether /proc may be written to as far as its files let one: CUDA names its threads there."""
 
     def __init__(self, **values: object) -> None:
         if values.keys() != WallPlan.__annotations__.keys():

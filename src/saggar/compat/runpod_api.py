@@ -1,5 +1,6 @@
 """
-RunPod's data plane for one worker on this machine: /run, /runsync, /status and the others.
+RunPod's data plane for one worker on this machine: /run, /runsync, /status and the others; also
+/ping and /execute, which endpoints that balance their load have instead.
 
 For tests of clients: with and without `/v2/{endpoint}` before the path. A few jobs run at once, and
 those that have ended are kept for a while. A queue that survives this process is Saggar's own.
@@ -54,6 +55,8 @@ class Job:
     created: float = field(default_factory=time.monotonic)
     started: float | None = None
     ended: float | None = None
+    streamed: bool = False
+    """Whether its output was given to who asks for it piece by piece: once, or he asks for good."""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     over: anyio.Event = field(default_factory=anyio.Event)
 
@@ -84,10 +87,10 @@ class Job:
 class Jobs:
     """Those that wait, run, or have ended lately."""
 
-    def __init__(self, worker: "Worker", tasks: "TaskGroup") -> None:
+    def __init__(self, worker: "Worker", tasks: "TaskGroup", at_once: int = AT_ONCE) -> None:
         self._worker, self._tasks = worker, tasks
         self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._turns = anyio.CapacityLimiter(AT_ONCE)
+        self._turns = anyio.CapacityLimiter(at_once)
         self.name = f"local-{uuid.uuid4().hex[:8]}"
 
     def submit(self, event: object) -> Job:
@@ -115,7 +118,7 @@ class Jobs:
             with job.scope:
                 async with self._turns:
                     job.started, job.status = time.monotonic(), RUNNING
-                    output = await self._output(job)
+                    output = await self._output(job.event)
                     job.error = output.pop("error", None)
                     job.output = output
                     job.end(DONE if job.error is None else FAILED)
@@ -125,9 +128,14 @@ class Jobs:
                 job.error = "the job was cancelled"
                 job.end(CANCELLED)
 
-    async def _output(self, job: Job) -> dict[str, Any]:
+    async def execute(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Do an event, as soon as it is its turn."""
+        async with self._turns:
+            return await self._output(event)
+
+    async def _output(self, event: dict[str, Any]) -> dict[str, Any]:
         try:
-            return await self._worker.handle(job.event)
+            return await self._worker.handle(event)
         except Exception as exc:  # noqa: BLE001 - the edge of a worker: the others go on
             return {"success": False, "error": f"a mistake of ours: {type(exc).__name__}: {exc}"}
 
@@ -148,7 +156,6 @@ class Jobs:
         counts = dict.fromkeys((WAITING, RUNNING, DONE, FAILED, CANCELLED), 0)
         for job in self._jobs.values():
             counts[job.status] += 1
-        busy = min(1, counts[RUNNING])
         return {
             "jobs": {
                 "completed": counts[DONE],
@@ -157,24 +164,24 @@ class Jobs:
                 "inQueue": counts[WAITING],
                 "retried": 0,
             },
-            "workers": {
-                "idle": 1 - busy,
-                "initializing": 0,
-                "ready": 1,
-                "running": busy,
-                "throttled": 0,
-                "unhealthy": 0,
-            },
+            **self.workers(),
         }
 
+    def workers(self) -> dict[str, Any]:
+        """This one."""
+        busy = min(1, sum(job.status == RUNNING for job in self._jobs.values()))
+        numbers = {"idle": 1 - busy, "ready": 1, "running": busy}
+        none = dict.fromkeys(("initializing", "throttled", "unhealthy"), 0)
+        return {"workers": {**numbers, **none}}
 
-def application(worker: "Worker", doors: Doors) -> FastAPI:
+
+def application(worker: "Worker", doors: Doors, at_once: int = AT_ONCE) -> FastAPI:
     """What answers RunPod's clients."""
 
     @asynccontextmanager
     async def living(app: FastAPI) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            app.state.jobs = Jobs(worker, tasks)
+            app.state.jobs = Jobs(worker, tasks, at_once)
             yield
             tasks.cancel_scope.cancel()
 
@@ -204,6 +211,10 @@ def _routes() -> APIRouter:
     routes.add_api_route("/stream/{job_id}", stream, methods=["GET", "POST"])
     routes.add_api_route("/purge-queue", purge, methods=["POST"])
     routes.add_api_route("/health", health, methods=["GET"])
+    routes.add_api_route("/metrics", metrics, methods=["GET"])
+    # Endpoints without a queue, which balance their load instead, are asked so.
+    routes.add_api_route("/ping", ping, methods=["GET"])
+    routes.add_api_route("/execute", execute, methods=["POST"])
     return routes
 
 
@@ -239,9 +250,10 @@ async def cancel(request: Request, job_id: str) -> dict[str, Any]:
 
 
 async def stream(request: Request, job_id: str) -> dict[str, Any]:
-    """What there is of a job's output: all of it at its end."""
+    """What there is of a job's output that was not asked for yet: all of it at its end."""
     job = _jobs(request).find(job_id)
-    there = [] if job.output is None else [{"output": job.output}]
+    there = [] if job.output is None or job.streamed else [{"output": job.output}]
+    job.streamed = job.output is not None
     return {"status": job.status, "stream": there}
 
 
@@ -255,7 +267,26 @@ async def health(request: Request) -> dict[str, Any]:
     return _jobs(request).health()
 
 
-def serve(worker: "Worker", host: str, port: int) -> None:
+async def metrics(request: Request) -> dict[str, Any]:
+    """The workers, and which of them answer."""
+    jobs = _jobs(request)
+    return {**jobs.workers(), "readyWorkers": [jobs.name]}
+
+
+async def ping() -> dict[str, str]:
+    """That it answers."""
+    return {"status": "healthy"}
+
+
+async def execute(request: Request) -> dict[str, Any]:
+    """Have a request done at once; it comes as it is, or as the input of an event."""
+    said = await body.read(request)
+    if not isinstance(said, dict):
+        raise HTTPException(400, "wanted an object: a request, or one with 'input'")
+    return await _jobs(request).execute(said if "input" in said else {"input": said})
+
+
+def serve(worker: "Worker", host: str, port: int, at_once: int = AT_ONCE) -> None:
     """Serve until SIGTERM."""
     doors = Doors.of(load(), host)
-    listen(application(worker, doors), host, port, doors)
+    listen(application(worker, doors, at_once), host, port, doors)

@@ -15,6 +15,7 @@ from saggar.compat import runpod_log
 from saggar.compat.runpod import FunctionRequest, FunctionResponse
 from saggar.compat.runpod_log import JobLog
 from saggar.compat.runpod_words import info, response, said_of
+from saggar.config import load_plain
 from saggar.errors import InvalidTask, NotFound, SaggarError
 from saggar.functions.baked import Baked, is_baked_mode_enabled, is_strict, located
 from saggar.functions.kept import Terms
@@ -166,7 +167,7 @@ class BakedExecutor:
 def refusal(request: FunctionRequest) -> str:
     """Why a request is none for production mode; empty if it is one."""
     carried = {
-        "code": request.code,
+        "code": request.function_code or request.class_code,
         "modules": request.modules,
         "dependencies": request.dependencies,
         "system_dependencies": request.system_dependencies,
@@ -183,9 +184,9 @@ def refusal(request: FunctionRequest) -> str:
 
 
 def _usual() -> Terms:
-    from saggar.compat.runpod_worker import terms
+    from saggar.compat.runpod_worker import terms_of
 
-    return terms()
+    return terms_of(load_plain())
 
 
 __all__ = ["BakedExecutor", "is_baked_mode_enabled", "refusal"]

@@ -20,7 +20,7 @@ from saggar.compat.runpod_baked import BakedExecutor, refusal
 from saggar.compat.runpod_log import LOGGER, JobLog
 from saggar.compat.runpod_prepare import NotPrepared, environment_of, prepare
 from saggar.compat.runpod_words import info, response, said_of
-from saggar.config import Settings, load_plain
+from saggar.config import Settings, load_plain, names_only
 from saggar.errors import InvalidTask, SaggarError, UsageError
 from saggar.functions.baked import check_words, is_baked_mode_enabled, is_strict
 from saggar.functions.kept import Kept, Terms, once
@@ -40,12 +40,13 @@ VARIABLES: Final = {
     "processes": "EXECUTION_PROCESSES",
     "isolation": "EXECUTION_ISOLATION",
     "network": "EXECUTION_NETWORK",
+    "gpu": "EXECUTION_GPU",
 }
 
 
 def terms(environ: Mapping[str, str] = os.environ, settings: Settings | None = None) -> Terms:
     """
-    What requests may touch, as the variables say: nothing, if they say nothing.
+    What requests may touch, as the variables say: nothing, if they say nothing, but the GPUs.
 
     Raises:
         UsageError: One of them does not fit.
@@ -53,7 +54,8 @@ def terms(environ: Mapping[str, str] = os.environ, settings: Settings | None = N
     found = {
         name: environ[variable] for name, variable in VARIABLES.items() if environ.get(variable)
     }
-    floor = {name: found.pop(name) for name in ("isolation", "network") if name in found}
+    floor: dict[str, Any] = {"gpu": _gpus(settings)}
+    floor |= {name: found.pop(name) for name in ("isolation", "network", "gpu") if name in found}
     said: dict[str, Any] = {**DEFAULTS, **found}
     listed = environ.get("EXECUTION_BEST_EFFORT", "").replace(",", " ").split()
     shown = environ.get("EXECUTION_HOST_PACKAGES", "").strip().lower() in {"true", "1", "yes"}
@@ -78,6 +80,18 @@ def terms(environ: Mapping[str, str] = os.environ, settings: Settings | None = N
     return Terms(Environment(host_packages=shown), policy, driver)
 
 
+def _gpus(settings: Settings | None) -> int:
+    """All that can be shown: a worker has them for its requests, where the operator allows it."""
+    if os.geteuid() != 0:  # nor can everybody's walls show them
+        return 0
+    from saggar.drivers import gpu
+
+    machine = gpu.look()
+    ceiling = settings.ceiling if settings else None
+    there = 0 if gpu.lacking(machine, 1) else len(machine.cards)
+    return min(there, there if ceiling is None else ceiling.gpu)
+
+
 @cache
 def current() -> "Worker":
     """The worker of this process: instances live as long as it does."""
@@ -92,12 +106,17 @@ def configured(registry: Path | None) -> "Worker":
         UsageError: One of them does not fit.
     """
     settings = load_plain()
+    baked = registry is not None or is_baked_mode_enabled()
+    # Every other door of this process takes names only then, and so none of them opens.
+    configure(names_only(settings) if baked and is_strict() else settings)
+    return Worker(terms_of(settings), registry=registry)
+
+
+def terms_of(settings: Settings) -> Terms:
+    """What requests may touch where the operator has a ceiling."""
     found = terms(settings=settings)
-    if settings.ceiling is not None:
-        found = replace(found, policy=found.policy.within(settings.ceiling))
-    # Ours are the names, which are judged before they are resolved; the rest has been narrowed.
-    configure(settings.replace(ceiling=None))
-    return Worker(found, registry=registry)
+    ceiling = settings.ceiling
+    return found if ceiling is None else replace(found, policy=found.policy.within(ceiling))
 
 
 class Worker:
@@ -128,8 +147,8 @@ class Worker:
             response = FunctionResponse(success=False, error=f"Error in handler: {exc}")
         return response.model_dump()
 
-    def _read(self, event: Mapping[str, Any]) -> FunctionRequest:
-        said = event.get("input")
+    def _read(self, event: object) -> FunctionRequest:
+        said = event.get("input") if isinstance(event, Mapping) else None
         if not isinstance(said, Mapping):
             raise InvalidTask("wanted an event such as {'input': {...}}")
         plain = dict(said)
@@ -150,6 +169,11 @@ class Worker:
             else:
                 log.say(f"Using baked execution for {request.name}")
                 return await baked.aexecute(request, log)
+        if request.code is None and baked is not None:
+            names = ", ".join(sorted(baked.registry)[:20]) or "nothing"
+            raise InvalidTask(
+                f"{request.name}: no code came along, and it was not baked; there is: {names}"
+            )
         if request.code is None:
             raise InvalidTask(
                 f"{request.name}: no code came along, and baked mode is off:"

@@ -77,7 +77,7 @@ def around(policy: Policy, ceiling: Policy | None) -> Policy:
     limits = LIMITS if ceiling is None else LIMITS.within(ceiling.limits)
     # Where there is no wall there is no way to have less of the network than there is.
     network = policy.network if policy.isolation is Rung.PROCESS else Network.NONE
-    return policy.replace(limits=limits, network=network, mounts=(), shares=())
+    return policy.replace(limits=limits, network=network, mounts=(), shares=(), gpu=0)
 
 
 async def prepared(plan: Plan, site: Site) -> AsyncGenerator[Event | Ready]:

@@ -22,6 +22,7 @@ import anyio.to_thread
 from saggar.boundary import frames
 from saggar.drivers.base import Reading
 from saggar.engine import sealed, words
+from saggar.engine.flow import Flow
 from saggar.engine.keeper import Started
 from saggar.engine.sandbox import Sandbox
 from saggar.engine.streams import Pipe, drop
@@ -29,7 +30,7 @@ from saggar.engine.turns import Turns
 from saggar.engine.verdict import Facts, judge
 from saggar.errors import Conflict
 from saggar.model.codec import Large, Payload, decode_value
-from saggar.model.event import Event, Finished, Output, fold
+from saggar.model.event import Event, Finished, Output, Yielded, fold
 from saggar.model.limits import Limits
 from saggar.model.policy import Policy
 from saggar.model.result import ErrorInfo, Result, Usage
@@ -182,6 +183,9 @@ class Wire:
 class Instance:
     """An object in a sandbox of its own. One call at a time; whoever comes meanwhile waits."""
 
+    here = True
+    """It lives in this process."""
+
     def __init__(  # noqa: PLR0913 - what makes one
         self,
         opener: Callable[[], Awaitable[Sandbox]],
@@ -197,15 +201,20 @@ class Instance:
         self.policy, self.name, self.owner = policy, name, owner
         self._turns = Turns()
         self._wire: Wire | None = None
+        self._pid = os.getpid()
+        self._log: Log | None = None
         self.id = ""
         self.created = self.used = time.time()
         self.calls = 0
         self.closed = False
         self.lost = ""
         """Why what it remembered is gone; empty while it is there."""
+        self.kept: Callable[[], object] | None = None
+        """Whoever holds it until its time is over, called again when it begins anew."""
 
     async def open(self, log: Log | None = None) -> Result[Any]:
         """Make the object. What its constructor came to is a result as any; SaggarError is ours."""
+        self._log = log
         self.sandbox = await self._opener()
         self.id = self.id or self.sandbox.id
         try:
@@ -233,14 +242,15 @@ class Instance:
 
     async def call(
         self,
-        do: Literal["call", "get"],
+        do: Literal["call", "get", "stream"],
         name: str,
         arguments: Payload,
         *,
         log: Log | None = None,
+        flow: Flow | None = None,
     ) -> Result[Any]:
         """
-        A method's answer, or an attribute.
+        A method's answer, or an attribute; what it yields goes into `flow`, to be taken meanwhile.
 
         Raises:
             Conflict: It is closed, or what it remembered is lost; `lost` says why.
@@ -249,9 +259,9 @@ class Instance:
         await self._turns.take()
         try:
             self._refuse_lost()
-            self.used, self.calls = time.time(), self.calls + (do == "call")
+            self.used, self.calls = time.time(), self.calls + (do != "get")
             head = {"do": do, "name": name, "media_type": arguments.media_type}
-            return await self._ask(head, arguments.data, arguments, log)
+            return await self._ask(head, arguments.data, arguments, log, flow=flow)
         finally:
             self.used = time.time()
             if self.lost:
@@ -260,24 +270,38 @@ class Instance:
             self._turns.give()
 
     def _refuse_lost(self) -> None:
-        if self.closed:
+        self._refuse_forked()
+        if self.closed and not self.lost:
             raise Conflict(f"the instance of {self.name} is closed")
         if not self.lost and (self._wire is None or not self._wire.alive or not self.sandbox.alive):
             self.lost = "its process ended between two calls"
         if self.lost:
             raise Conflict(f"the instance of {self.name} has lost its state: {self.lost}")
 
+    def _refuse_forked(self) -> None:
+        """What leads to it was copied by a fork: two who write to it would spoil it for both."""
+        if self._pid != os.getpid():
+            raise Conflict(
+                f"the instance of {self.name} belongs to process {self._pid}, which this one was"
+                " forked from; get it by its id, or make another one here"
+            )
+
     async def restart(self, log: Log | None = None) -> Result[Any]:
         """A fresh object of the same class and arguments, in a fresh sandbox, under the same id."""
+        self._refuse_forked()
         await self._turns.take()
         try:
             await self._end()
             self.lost, self.closed = "", False
-            return await self.open(log)
+            self.created = self.used = time.time()
+            result = await self.open(log)
+            if self.kept is not None and not self.closed:
+                self.kept()
+            return result
         finally:
             self._turns.give()
 
-    async def _ask(
+    async def _ask(  # noqa: PLR0913 - what is asked, and who hears of it
         self,
         head: dict[str, Any],
         blob: bytes,
@@ -285,12 +309,14 @@ class Instance:
         log: Log | None,
         *,
         standing: bool = False,
+        flow: Flow | None = None,
     ) -> Result[Any]:
         assert self._wire is not None  # noqa: S101 - it is open
         shared: tuple[int, ...] = ()
         if isinstance(arguments, Large) and arguments.beside:
             shared = (await anyio.to_thread.run_sync(sealed.share, arguments.beside),)
-        one = _Asking(self.sandbox, self._wire, self.policy.limits, log, standing=standing)
+        limits = self.policy.limits
+        one = _Asking(self.sandbox, self._wire, limits, log, flow, standing=standing)
         try:
             self._wire.ask(head, blob, shared)
             try:
@@ -305,18 +331,36 @@ class Instance:
                 self.lost = one.loss()
         return one.result()
 
-    async def close(self) -> None:
-        """Its own end first, for as long as the grace lasts; then that of its sandbox."""
-        if self.closed:
+    async def close(self, why: str = "") -> None:
+        """
+        Its own end first, for as long as the grace lasts; then that of its sandbox.
+
+        `why`: it is nobody's wish, and whoever calls it then hears that its state is lost.
+        """
+        if self.closed or self._pid != os.getpid():
             return
-        self.closed = True
+        self.closed, taken = True, False
+        if not self.busy:  # one that is still in a call ends after it, in order
+            self.lost = why
         with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(self.policy.limits.grace):
-                await self._turns.take()
-                wire = self._wire
-                if wire is not None and wire.alive and self.sandbox.alive:
-                    await self._ask({"do": "leave"}, b"", Payload.none(), None)
-            await self._end()
+            try:
+                with anyio.move_on_after(self.policy.limits.grace):
+                    await self._turns.take()
+                    taken = True
+                    wire = self._wire
+                    if wire is not None and wire.alive and self.sandbox.alive:
+                        await self._ask({"do": "leave"}, b"", Payload.none(), self._log)
+                await self._end()
+                self.lost = why or self.lost
+            finally:
+                if taken:
+                    self._turns.give()
+
+    def bury(self) -> None:
+        """Close what led to its process, whose sandbox is gone. Whoever is in a call does it."""
+        if self._wire is not None and not self.busy:
+            self._wire.close()
+            self._wire = None
 
     async def _end(self) -> None:
         await self.sandbox.close()
@@ -328,10 +372,18 @@ class Instance:
 class _Asking:
     """One request, from its sending to its verdict; owned by the one who asks."""
 
-    def __init__(
-        self, sandbox: Sandbox, wire: Wire, limits: Limits, log: Log | None, *, standing: bool
+    def __init__(  # noqa: PLR0913 - what a request is asked of, and who hears of it
+        self,
+        sandbox: Sandbox,
+        wire: Wire,
+        limits: Limits,
+        log: Log | None,
+        flow: Flow | None,
+        *,
+        standing: bool,
     ) -> None:
         self._sandbox, self._wire, self._limits, self._log = sandbox, wire, limits, log
+        self._flow = flow
         self._facts: dict[str, Any] = {"ready": True}
         self._kept: list[Event] = []
         self._written = 0
@@ -360,7 +412,7 @@ class _Asking:
         """Until its end."""
         while not self.over:
             with anyio.move_on_after(self._patience()):
-                await self._wire.heard()
+                await self._heard()
             self._hear()
             await self._look()
         for stream in STREAMS:
@@ -372,6 +424,8 @@ class _Asking:
 
     async def abandon(self) -> None:
         """Nobody waits any more: interrupt it, and go when it has stopped, or has been ended."""
+        if self._flow is not None:
+            self._flow.drop()
         await self._interrupt()
         with anyio.move_on_after(self._limits.grace + DYING):
             await self.follow()
@@ -386,7 +440,21 @@ class _Asking:
             deadline = self._interrupted + self._limits.grace
         return max(0.0, min(deadline, self._next_look) - time.monotonic())
 
+    @property
+    def _full(self) -> bool:
+        """Whether it has yielded more than was taken: it waits inside, and its clock goes on."""
+        # Once interrupted it has to be heard: it cannot stop in the middle of what it says.
+        return self._flow is not None and self._flow.full and not self._interrupted
+
+    async def _heard(self) -> None:
+        if self._flow is not None and self._full:
+            await self._flow.room()
+        else:
+            await self._wire.heard()
+
     def _hear(self) -> None:
+        if self._full:
+            return
         for frame in self._wire.hear():
             if not self._done:
                 self._take(frame)
@@ -397,6 +465,10 @@ class _Asking:
     def _take(self, frame: frames.Frame) -> None:
         head = words.json_object(frame.head)
         match frame.kind:
+            case frames.VALUE if head.get("more") is True and self._flow is not None:
+                item = Yielded.of(frame.blob, str(head.get("media_type")), self._memory(head))
+                if not self._interrupted:  # its failure is what comes next
+                    self._flow.put(item)
             case frames.VALUE:
                 self._value = frame.blob, str(head.get("media_type")), self._memory(head)
             case frames.ERROR:

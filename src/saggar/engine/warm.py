@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from saggar.drivers.base import Driver, Nursery, Process
 from saggar.errors import SaggarError, SandboxBroken
 from saggar.model.limits import Limits
-from saggar.model.plan import Layer, WarmKey
+from saggar.model.plan import Layer, WarmKey, Warmth
 from saggar.model.policy import Policy
 
 FEWEST, MOST = 2, 16
@@ -40,11 +40,15 @@ Hold = Callable[[Sequence[Layer]], AbstractContextManager[object]]
 class Pool:
     """The children of one server: those parked, the number of those at work, and the finished."""
 
-    def __init__(self, nursery: Nursery, fixed: int | None, clock: Clock) -> None:
+    def __init__(
+        self, nursery: Nursery, fixed: int | None, clock: Clock, warmth: Warmth | None = None
+    ) -> None:
         self.nursery = nursery
         self.clock = clock
         self.fixed = fixed
-        self.wanted = FEWEST if fixed is None else fixed
+        self._warmth = warmth
+        self.most = MOST if warmth is None else max(warmth.least, min(warmth.most, MOST))
+        self.wanted = self._fewest if fixed is None else fixed
         self.parked: deque[Process] = deque()
         self.finished: list[Process] = []
         self.working = 0
@@ -52,6 +56,23 @@ class Pool:
         self.retired = False
         self.closed = False
         self.stirred = anyio.Event()
+
+    @property
+    def _fewest(self) -> int:
+        """How many stay parked while somebody asks now and then."""
+        return FEWEST if self._warmth is None else max(self._warmth.least, min(FEWEST, self.most))
+
+    @property
+    def least(self) -> int:
+        """How many stay parked whoever asks; the operator's word is the last one."""
+        least = 0 if self._warmth is None else self._warmth.least
+        return least if self.fixed is None else min(least, self.fixed)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody has asked for long enough, and nobody is at work."""
+        most = IDLE if self._warmth is None else self._warmth.idle
+        return self.clock() - self.asked > most and not self.working
 
     def take(self) -> Process | None:
         """A parked child that is still alive, if there is one."""
@@ -63,7 +84,7 @@ class Pool:
             process.release()
         self.missed = self.asked
         if self.fixed is None:
-            self.wanted = min(self.wanted + 1, MOST)
+            self.wanted = min(self.wanted + 1, self.most)
         return None
 
     def retire(self) -> None:
@@ -74,6 +95,8 @@ class Pool:
     def finish(self, process: Process) -> None:
         """It has done its work. Whoever keeps the server buries it; after him nobody else would."""
         self.working -= 1
+        if self._warmth is not None:
+            self.asked = self.clock()  # a long call is no idleness
         if self.closed:
             process.release()
             return
@@ -86,8 +109,10 @@ class Pool:
             self.finished.pop().release()
 
     def cool(self) -> None:
-        """One child fewer, if nobody missed one lately."""
-        if self.fixed is None and self.clock() - self.missed > COOLING:
+        """One child fewer, if nobody missed one lately; or only the least when its time is over."""
+        if self.fixed is None and self._warmth is not None:
+            self.wanted = self.least if self.idle else self.wanted
+        elif self.fixed is None and self.clock() - self.missed > COOLING:
             self.missed = self.clock()  # one at a time, however often we look
             self.wanted = max(FEWEST, self.wanted - 1)
         while len(self.parked) > (0 if self.retired else self.wanted):
@@ -192,7 +217,7 @@ class Warm:
         task_status: TaskStatus[Pool],
     ) -> None:
         async with self._driver.nursery(key, policy, layers) as nursery:
-            pool = Pool(nursery, self._kept, self._clock)
+            pool = Pool(nursery, self._kept, self._clock, key.warmth)
             task_status.started(pool)
             try:
                 while nursery.alive and (pool.working or not pool.retired):
@@ -202,7 +227,7 @@ class Warm:
                     pool.bury()
                     await pool.refill()
                     pool.cool()
-                    if self._clock() - pool.asked > IDLE and not pool.working:
+                    if pool.idle and not pool.least:
                         self._forget(pool)
             finally:
                 pool.retired = pool.closed = True
@@ -214,8 +239,9 @@ class Warm:
         pool.retire()
 
     def _make_room(self) -> None:
-        if len(self._pools) >= SERVERS:
-            self._forget(min(self._pools.values(), key=lambda pool: pool.asked))
+        movable = [pool for pool in self._pools.values() if not pool.least]
+        if len(movable) >= SERVERS:
+            self._forget(min(movable, key=lambda pool: pool.asked))
 
 
 def _only(limits: Limits, names: frozenset[str]) -> Limits:

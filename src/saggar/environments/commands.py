@@ -8,6 +8,7 @@ installer says reaches the log line by line, without the passwords that it was t
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +32,19 @@ _LONGEST_LINE: Final = 8 << 10
 _SECRET: Final = re.compile(r"(?i)(token|password|passwd|secret|credential|api_?key)")
 _SHORTEST_SECRET: Final = 6
 _NOTHING: Final[Mapping[str, str]] = {}
+_LEASHED: Final = """\
+exec 3<&0 </dev/null
+(read -r _ <&3; kill -KILL 0) >/dev/null 2>&1 &
+exec 3<&-
+unset PWD OLDPWD SHLVL
+exec "$@"
+"""
+"""
+A program in whose group somebody waits for our end: its stdin is a pipe that only we hold open.
+
+A kill of ours reaches it so as well, and whom it has started; a signal for the death of a parent
+would reach it alone, and needs code of ours in a child that threads were forked into.
+"""
 
 _logger = logging.getLogger("saggar.environments")
 
@@ -88,7 +102,14 @@ async def attempt(command: Command) -> Said:
     Raises:
         PrepareFailed: It cannot be started, or took too long.
     """
-    process = await _started(command)
+    leash, ours = os.pipe()
+    try:
+        process = await _started(command, leash)
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(leash)
     listener = _Listener(command, _secrets(command.env))
     try:
         with anyio.move_on_after(command.timeout) as deadline:
@@ -102,6 +123,7 @@ async def attempt(command: Command) -> Said:
         with anyio.CancelScope(shield=True):
             if process.returncode is None:  # afterwards the number may be somebody else's
                 _kill_tree(process.pid)
+            os.close(ours)
             await process.aclose()
     if deadline.cancelled_caught:
         raise PrepareFailed(
@@ -113,14 +135,17 @@ async def attempt(command: Command) -> Said:
     return Said(process.returncode, bytes(listener.output), listener.log)
 
 
-async def _started(command: Command) -> Process:
+async def _started(command: Command, leash: int) -> Process:
     _logger.debug("%s: started", command.name)
+    first = command.argv[0]
+    if shutil.which(first, path=command.env.get("PATH", os.defpath)) is None:
+        raise PrepareFailed(f"{first} cannot be started: no such file, or no program")
     try:
         return await anyio.open_process(
-            list(command.argv),
+            ["/bin/sh", "-c", _LEASHED, command.name, *command.argv],
             cwd=command.cwd,
             env=dict(command.env),
-            stdin=subprocess.DEVNULL,
+            stdin=leash,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=command.keeps,
@@ -130,7 +155,7 @@ async def _started(command: Command) -> Process:
         )
     except OSError as exc:
         reason = exc.strerror or str(exc)
-        raise PrepareFailed(f"{command.argv[0]} cannot be started: {reason.lower()}") from exc
+        raise PrepareFailed(f"{first} cannot be started: {reason.lower()}") from exc
 
 
 class _Listener:

@@ -29,6 +29,12 @@ async def of_version(version: str) -> str:
     Raises:
         NotFound: There is none; says which there are, and what brings one.
     """
+    named = [int(number) for number in version.split(".")[:2]]
+    if named < OLDEST[: len(named)]:
+        oldest = ".".join(map(str, OLDEST))
+        raise NotFound(
+            f"environment.python: {oldest} is the oldest that will do, and {version} was named"
+        )
     if version not in _found or not os.access(_found[version], os.X_OK):
         _found[version] = _ours(version) or await _asked(version) or _on_path(version)
     if path := _found[version]:

@@ -5,6 +5,7 @@ Marked is what `@saggar.remote` decorates, and what a module lists in `__baked__
 is imported here, as a test of it would be: it is its owner's own code, on his own machine.
 """
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -13,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -23,9 +24,13 @@ from typing_extensions import get_type_hints
 from saggar.errors import Conflict, InvalidTask, NotFound
 from saggar.functions.manifest import HASHES, PACKAGE, digest_of, files_of
 from saggar.functions.modules import bundle
+from saggar.functions.options import Said
 from saggar.functions.side import Side
 from saggar.model.digest import digest
 from saggar.model.environment import Environment
+from saggar.model.limits import Limits
+from saggar.model.policy import Policy
+from saggar.model.secrets import parted
 
 VERSION: Final = 1
 BASE: Final = "saggar/runpod-cpu"
@@ -42,6 +47,8 @@ class Found:
     module: str
     """Of the application."""
     environment: Environment
+    said: dict[str, Any] = field(default_factory=dict)
+    """Of its terms, those that its decorator names."""
 
     @property
     def is_class(self) -> bool:
@@ -155,16 +162,58 @@ def _marked(module: ModuleType, extra: Sequence[str]) -> Iterator[Found]:
             continue  # it was imported from where it is
         if not callable(thing):
             raise InvalidTask(f"{module.__name__}.{name} is neither a function nor a class")
-        said = value._said.around() if decorated else Environment()  # noqa: SLF001 - of this room
-        packages = (*said.packages, *extra)
-        yield Found(name, thing, module.__name__, said.replace(packages=packages))
+        if generates(thing):
+            raise InvalidTask(
+                f"{module.__name__}.{name} is a generator, and a request by name has one answer;"
+                " bake a function that returns a list of what it yields"
+            )
+        said = value._said if decorated else Said()  # noqa: SLF001 - of this room
+        around = said.around()
+        around = around.replace(packages=(*around.packages, *extra))
+        yield Found(name, thing, module.__name__, around, terms(f"{module.__name__}.{name}", said))
+
+
+def generates(thing: Any) -> bool:
+    """Whether it yields, of either kind."""
+    plain = inspect.unwrap(thing) if callable(thing) else thing
+    return inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+
+
+def terms(name: str, said: Said) -> dict[str, Any]:
+    """
+    What is said about a thing of where it runs, for its entry: only what somebody wrote.
+
+    Raises:
+        InvalidTask: It has values of secrets.
+    """
+    names, values = parted(said.secrets)
+    if values:
+        raise InvalidTask(
+            f"{name}: secrets: what is baked lies in an image, where no value should; give names,"
+            " and the operator of its workers keeps the values as SAGGAR_SECRET_<NAME>"
+        )
+    walls, limits = said.policy or Policy(), said.limits or {}
+    if isinstance(limits, Limits):
+        limits = limits.model_dump(mode="json", exclude_defaults=True)
+    found: dict[str, Any] = {
+        "limits": {**walls.limits.model_dump(mode="json", exclude_defaults=True), **limits},
+        "network": said.network if said.policy is None else said.walls().network,
+        "gpu": said.gpu if said.policy is None else said.walls().gpu,
+        "env": dict(said.env),
+        "secrets": list(names),
+    }
+    if said.timeout is not None:
+        found["limits"]["wall"] = said.timeout
+    written = Limits(**found["limits"]).model_dump(mode="json")
+    found["limits"] = {name: written[name] for name in found["limits"]}
+    return {name: value for name, value in found.items() if value not in (None, {}, [])}
 
 
 def _beside(application: Application) -> dict[str, str]:
     """The modules of a file's project that it imports, as source by path."""
     if application.place.is_dir():
         return {}
-    found = bundle([application.place.stem], without="")
+    found = bundle([application.place.stem])
     return {
         name.replace(".", "/") + ("/__init__.py" if package else ".py"): text
         for name, (package, _, text, _) in found.items()
@@ -227,7 +276,8 @@ def register(
             "environment": _pinned(one.environment, locks).model_dump(
                 mode="json", exclude_defaults=True
             ),
-            "schemas": {} if one.is_class else schemas(one.thing),
+            "schemas": schemas_of_class(one.thing) if one.is_class else schemas(one.thing),
+            **one.said,
         }
         for one in sorted(found, key=lambda one: one.name)
     }
@@ -255,10 +305,7 @@ def _pinned(environment: Environment, locks: dict[str, str]) -> Environment:
 
 def schemas(function: Any) -> dict[str, Any]:
     """What a function takes and gives, as far as its annotations say it in JSON's terms."""
-    try:
-        hints = get_type_hints(function)
-    except Exception:  # noqa: BLE001 - an annotation is any expression
-        hints = {}
+    hints = _hints(function)
     said: dict[str, Any] = {}
     if (taken := _taken(function, hints)) is not None:
         said["input"] = taken
@@ -267,10 +314,51 @@ def schemas(function: Any) -> dict[str, Any]:
     return said
 
 
+def schemas_of_class(kind: type) -> dict[str, Any]:
+    """What its constructor takes; and its methods that clients may call, each with its own."""
+    said: dict[str, Any] = {
+        "methods": {name: schemas(method) for name, method in sorted(_methods(kind).items())}
+    }
+    if (taken := _taken(kind, _hints(kind.__init__))) is not None:  # type: ignore[misc]
+        said["input"] = taken
+    return said
+
+
+def _methods(kind: type) -> dict[str, Any]:
+    """Public methods and `__call__`, without what only a beginning or an end calls."""
+    found = {}
+    for name in {name for each in kind.__mro__[:-1] for name in vars(each)}:
+        if name.startswith("_") and name != "__call__":
+            continue
+        member = inspect.getattr_static(kind, name)
+        plain = getattr(member, "__func__", member)
+        if not callable(plain) or isinstance(plain, type) or hasattr(plain, "__saggar_hook__"):
+            continue
+        if generates(plain):
+            continue
+        # A first argument that is the object is no caller's to give.
+        bound = isinstance(member, staticmethod) or not inspect.isroutine(plain)
+        found[name] = plain if bound else functools.partial(plain, None)
+    return found
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        return get_type_hints(function)
+    except Exception:  # noqa: BLE001 - an annotation is any expression
+        return {}
+
+
 def _taken(function: Any, hints: dict[str, Any]) -> dict[str, Any] | None:
     """An object with a property for each parameter; None where they are as many as one likes."""
     properties, required, shared = {}, [], {}
-    for name, parameter in inspect.signature(function).parameters.items():
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # of C, without a signature
+        return None
+    for name, parameter in parameters.items():
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
             return None
         document = (_schema(hints[name]) if name in hints else None) or {}
@@ -319,4 +407,5 @@ def name_of(output: Path) -> str:
 
 
 def _json(path: Path, document: object) -> None:
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    # Not sorted: the order of a schema's properties is that of the positional arguments.
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

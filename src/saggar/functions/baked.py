@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from saggar.errors import InvalidTask, UsageError
+from saggar.errors import InvalidTask, NotFound, PolicyDenied, UsageError
 from saggar.functions.kept import Held, Kept, Reply, Terms
 from saggar.functions.manifest import DEFAULT, PACKAGE, Entry, Registry
 from saggar.model.environment import Mount
-from saggar.model.policy import Rung
+from saggar.model.policy import Policy, Rung
 from saggar.model.program import CodeKind, Named, Program
 from saggar.model.task import Task
 from saggar.platform import background
@@ -66,11 +66,12 @@ class Baked:
         self._terms = terms or Terms()
         self._kept = kept or Kept()
         self._seen: set[str] = set()
+        self._terms_of: dict[str, Terms] = {}
 
     def has(self, name: str, instance: str) -> bool:
         """Whether this instance of a baked class lives."""
         held = self._kept.find(f"{name}#{instance}")
-        return held is not None and held.live is not None
+        return held is not None and held.lives
 
     async def call(
         self,
@@ -96,18 +97,22 @@ class Baked:
             InvalidTask: The arguments are not as its schema has them, or its file has changed.
         """
         entry = self.registry.find(name)
-        terms = self._around(entry)
+        method = said["method"] if entry.type == "class" else None
+        if method is not None and not entry.has(method):
+            raise NotFound(f"Method '{method}' not found in class '{entry.name}'")
+        terms = self._around(name, entry)
         self._terms.policy.admit(Task(program=Program(code=Named(name=name))))
-        if said["format"] == "json" and entry.type == "function":
-            problem = self.registry.problem(name, said["args"], said["kwargs"])
-            if problem is not None:
-                raise InvalidTask(f"{name}: {problem}")
+        if said["format"] == "json":
+            self._judge(name, said["args"], said["kwargs"], method)
         key = f"{name}#{instance}" if entry.type == "class" else name
         if anew:
             await self._kept.end(key)
         held = self._kept.find(key)
-        if held is None or held.live is None:
+        if held is None or not held.lives:
+            if method is not None and said["format"] == "json":
+                self._judge(name, said["made_args"], said["made_kwargs"])
             self.registry.verify_entry(name, entry)
+            self.registry.verify_hashes()
             log(f"Importing baked module: {entry.module}")
         request = {
             **said,
@@ -122,16 +127,24 @@ class Baked:
             self._seen.add(key)
             if reply.success:
                 log(f"Loaded baked callable: {entry.name} from {entry.module}")
-        return self._judged(name, entry, reply), held
+        return self._judged(name, entry, reply, method), held
 
-    def _judged(self, name: str, entry: Entry, reply: Reply) -> Reply:
+    def _judge(
+        self, name: str, args: Any, named: Mapping[str, Any], method: str | None = None
+    ) -> None:
+        """InvalidTask for arguments that the schema does not allow."""
+        problem = self.registry.problem(name, args, named, method)
+        if problem is not None:
+            raise InvalidTask(f"{name}.{method}: {problem}" if method else f"{name}: {problem}")
+
+    def _judged(self, name: str, entry: Entry, reply: Reply, method: str | None) -> Reply:
         """The reply, or what its schema does not allow about it."""
-        if reply.json is None or entry.type != "function" or entry.schemas.output is None:
+        if reply.json is None or entry.schemas.of(method).output is None:
             return reply
         from pydantic_core import from_json
 
         try:
-            problem = self.registry.answer_problem(name, from_json(reply.json))
+            problem = self.registry.answer_problem(name, from_json(reply.json), method)
         except ValueError as exc:
             problem = str(exc)
         if problem is None:
@@ -142,21 +155,58 @@ class Baked:
             stdout=reply.stdout,
             stderr=reply.stderr,
             log=reply.log,
+            made=reply.made,
         )
 
-    def _around(self, entry: Entry) -> Terms:
-        """What it needs, and the folder that it is in, which it may read."""
+    def _around(self, name: str, entry: Entry) -> Terms:
+        """
+        What it needs, and the folder that it is in, which it may read.
+
+        Raises:
+            PolicyDenied: It was baked to have a network, or GPUs, that this worker has not.
+        """
+        if name in self._terms_of:
+            return self._terms_of[name]
         ours, folder = self._terms, str(self.registry.folder)
         environment = entry.environment
         if ours.environment.host_packages and not environment.packages:
             # One with packages of its own has all of them: what was locked, and nothing else.
             environment = environment.replace(host_packages=True)
-        policy = ours.policy
+        policy = _narrowed(name, ours.policy, entry)
         if policy.isolation > Rung.PROCESS:
             mount = Mount(source=folder, target=str(INSIDE))
             environment = environment.replace(mounts=(*environment.mounts, mount))
             policy = policy.replace(mounts=(*policy.mounts, folder))
-        return Terms(environment, policy, ours.driver, ours.secrets)
+        found = self._terms_of[name] = Terms(
+            environment,
+            policy,
+            ours.driver,
+            (*ours.secrets, *entry.secrets),
+            {**ours.env, **entry.env},
+            self.registry.hashes,
+        )
+        return found
+
+
+def _narrowed(name: str, policy: Policy, entry: Entry) -> Policy:
+    """The worker's policy, with what an entry says of itself: never more."""
+    if entry.network is not None and entry.network > policy.network:
+        raise PolicyDenied(
+            f"{name}: it was baked with network={entry.network.value!r}, and this worker gives"
+            f" {policy.network.value!r}: EXECUTION_NETWORK={entry.network.value} gives it"
+        )
+    if entry.gpu is not None and entry.gpu > policy.gpu:
+        raise PolicyDenied(
+            f"{name}: it was baked with gpu={entry.gpu}, and this worker gives {policy.gpu}"
+        )
+    said: dict[str, Any] = {}
+    if entry.limits:
+        said["limits"] = policy.limits.replace(**entry.limits).within(policy.limits)
+    if entry.network is not None:
+        said["network"] = entry.network
+    if entry.gpu is not None:
+        said["gpu"] = entry.gpu
+    return policy.replace(**said) if said else policy
 
 
 def located(workspace: object, registry: "str | os.PathLike[str] | None") -> Path:

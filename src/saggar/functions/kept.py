@@ -34,7 +34,24 @@ if TYPE_CHECKING:
     from saggar.engine.instance import Instance
 
 MODULE: Final = "saggar_foreign"
-PRELOAD: Final = ("asyncio", "base64", "importlib.util", "logging", "tempfile")
+MODULES: Final = {
+    MODULE: "foreign.py",
+    "saggar_hooks": "hooks.py",
+    "saggar_lifting": "lifting.py",
+}
+"""What goes along, by the names that it has inside: files of `guest`."""
+PRELOAD: Final = (
+    "asyncio",
+    "base64",
+    "dataclasses",
+    "decimal",
+    "hashlib",
+    "importlib.util",
+    "logging",
+    "pathlib",
+    "tempfile",
+    "uuid",
+)
 """Of the standard library: what is inside imports them, and a fork has them already."""
 MOST: Final = 64
 IDLE: Final = 900.0
@@ -50,6 +67,9 @@ class Terms:
     policy: Policy = field(default_factory=Policy)
     driver: str | None = None
     secrets: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] | None = None
+    """Of all files of a baked folder, where only what has them may be imported."""
 
     def walls(self) -> Policy:
         """
@@ -92,6 +112,11 @@ class Held:
     used: float = field(default_factory=time.time)
     calls: int = 0
 
+    @property
+    def lives(self) -> bool:
+        """Whether there is an object that a next call finds."""
+        return self.live is not None and not self.live.closed and not self.live.lost
+
 
 class Kept:
     """The sandboxes that are kept. Everything of it happens on one event loop."""
@@ -122,7 +147,7 @@ class Kept:
         self, platform: Platform, key: str, held: Held, terms: Terms, said: Mapping[str, Any]
     ) -> Reply:
         live = held.live
-        if live is None or live.closed or live.lost:
+        if live is None or not held.lives:
             live = held.live = await self._opened(platform, terms, key)
             held.created, held.calls = time.time(), 0
         held.used, held.calls = time.time(), held.calls + 1
@@ -150,11 +175,12 @@ class Kept:
         return next(idle, next(iter(self._held)))
 
     async def _opened(self, platform: Platform, terms: Terms, name: str) -> "Instance":
-        task = _task("Worker", terms, [])
-        live, result = await platform.open_instance(
+        hashes = None if terms.hashes is None else dict(terms.hashes)
+        task = _task("Worker", terms, [hashes])
+        live, result = await platform.open_own(
             task,
             name=name,
-            policy=terms.walls(),
+            walls=terms.walls(),
             driver=terms.driver,
             idle=self._idle,
             max_age=self._max_age,
@@ -182,14 +208,15 @@ class Kept:
 async def once(platform: Platform, terms: Terms, said: Mapping[str, Any]) -> Reply:
     """Have a request done in a fresh sandbox."""
     task = _task("perform", terms, [dict(said)])
-    result = await platform.run(task, policy=terms.walls(), driver=terms.driver)
+    result = await platform.run_own(task, walls=terms.walls(), driver=terms.driver)
     return _reply(result, str(said["name"]))
 
 
 def _task(entry: str, terms: Terms, args: list[Any]) -> Task:
     environment = terms.environment.replace(preload=(*terms.environment.preload, *PRELOAD))
     program = Program(code=Pickled(payload=_program(entry)), environment=environment)
-    return Task(program=program, input=Payload.json([args, {}]), secrets=terms.secrets)
+    given = Payload.json([args, {}])
+    return Task(program=program, input=given, env=dict(terms.env), secrets=terms.secrets)
 
 
 @cache
@@ -197,13 +224,15 @@ def _program(entry: str) -> bytes:
     """What is inside, as a captured function is: by the name it has in a module that goes along."""
     from importlib.metadata import version
 
-    path = Path(saggar.__file__).with_name("guest") / "foreign.py"
-    text = path.read_text(encoding="utf-8")
-    code = marshal.dumps(compile(text, f"<{MODULE}>", "exec", dont_inherit=True))
+    modules = {}
+    for name, file in MODULES.items():
+        text = (Path(saggar.__file__).with_name("guest") / file).read_text(encoding="utf-8")
+        code = marshal.dumps(compile(text, f"<{name}>", "exec", dont_inherit=True))
+        modules[name] = False, code, text, f"<{name}>"
     said = {
         "made_by": (*sys.version_info[:2], version("cloudpickle")),
         "pickle": f"c{MODULE}\n{entry}\n.".encode(),
-        "modules": {MODULE: (False, code, text, f"<{MODULE}>")},
+        "modules": modules,
         "sources": {},
         "pickles": False,
         "streams": False,

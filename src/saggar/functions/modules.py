@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import marshal
 import os
+import re
 import site
 import sys
 import sysconfig
@@ -22,6 +23,8 @@ from saggar.errors import InvalidTask
 from saggar.model.quantity import MiB, format_bytes
 
 LARGEST_BUNDLE: Final = 8 * MiB
+_BY_TEXT: Final = frozenset(("import_module", "__import__"))
+_NAME: Final = re.compile(r"\.*[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -47,6 +50,12 @@ def imported(code: types.CodeType, space: Mapping[str, Any]) -> Iterator[str]:
                 yield from (f"{base}.{name}" for name in names if isinstance(name, str))
         if step.opname in {"LOAD_CONST", "LOAD_SMALL_INT"}:
             before.append(step.argval)
+    if not _BY_TEXT.isdisjoint(code.co_names):
+        # Whichever of its texts is meant: what names no module of the project is passed over.
+        for text in code.co_consts:
+            if isinstance(text, str) and _NAME.fullmatch(text):
+                bare = text.lstrip(".")
+                yield _absolute(bare, len(text) - len(bare), package)
 
 
 def _absolute(name: str, level: int, package: str) -> str:
@@ -57,18 +66,16 @@ def _absolute(name: str, level: int, package: str) -> str:
     return f"{base}.{name}" if name and base else base or name
 
 
-def bundle(names: Iterable[str], *, without: str = "__main__") -> dict[str, tuple[Any, ...]]:
+def bundle(names: Iterable[str]) -> dict[str, tuple[Any, ...]]:
     """
     The project's own modules among these, and those that they import, as code and source.
-
-    `without` is the module that travels by value.
 
     Raises:
         InvalidTask: They are too large, or one has no source.
     """
     found: dict[str, tuple[Any, ...]] = {}
     left = [name for name in names if name]
-    looked: set[str] = {without, "__main__", "__mp_main__"}
+    looked: set[str] = {"__main__", "__mp_main__"}
     while left:
         name = left.pop()
         if name in looked:
@@ -78,7 +85,7 @@ def bundle(names: Iterable[str], *, without: str = "__main__") -> dict[str, tupl
         place = _project_file(name)
         if place is None:
             continue
-        package, path, text, data = _read(*place)
+        package, path, text, data = _read(*place) if place[1] else _NOTHING
         found[name] = (package, data, text, path)
         inside = name if package else name.rpartition(".")[0]
         for code in codes(marshal.loads(data)):  # noqa: S302 - ours, of a moment ago
@@ -105,13 +112,26 @@ def digest_of(modules: Mapping[str, tuple[Any, ...]]) -> str:
     return whole.hexdigest()
 
 
-_read_before: dict[str, tuple[tuple[int, int], tuple[bool, str, str, bytes]]] = {}
+Stamp = tuple[int, int]
+"""When a file was changed, and its size."""
+_NOTHING: Final = (True, "", "", marshal.dumps(compile("", "<namespace>", "exec")))
+"""A package without a file of its own."""
+_read_before: dict[str, tuple[Stamp, tuple[bool, str, str, bytes]]] = {}
+
+
+def stamp_of(path: str) -> Stamp | None:
+    """When a file was changed; None if there is none any more."""
+    try:
+        now = os.stat(path)
+    except OSError:
+        return None
+    return now.st_mtime_ns, now.st_size
 
 
 def _read(package: bool, path: str) -> tuple[bool, str, str, bytes]:  # noqa: FBT001
     """A module's source and code; again only when the file has changed."""
     now = os.stat(path)
-    stamp = (now.st_mtime_ns, now.st_size)
+    stamp = now.st_mtime_ns, now.st_size
     known = _read_before.get(path)
     if known is not None and known[0] == stamp:
         return known[1]
@@ -125,19 +145,14 @@ def _read(package: bool, path: str) -> tuple[bool, str, str, bytes]:  # noqa: FB
 
 
 def _project_file(name: str) -> tuple[bool, str] | None:
-    """Whether it is a package, and where its source is; None for what is not the project's."""
+    """
+    Whether it is a package, and where its source is; None for what is not the project's.
+
+    A package without a file of its own is nowhere: "".
+    """
     module = sys.modules.get(name)
     if module is not None:
-        spec, path = getattr(module, "__spec__", None), getattr(module, "__file__", None)
-        if path is None or not is_project(module):
-            return None
-        if not path.endswith(".py"):
-            raise InvalidTask(
-                f"{name!r} is a module of the project without Python source ({path}); install it"
-                " into the environment: Environment(packages=...)"
-            )
-        package = bool(spec is not None and spec.submodule_search_locations is not None)
-        return package or path.endswith("__init__.py"), path
+        return _loaded_file(name, module) if is_project(module) else None
     root = name.partition(".")[0]
     if root in sys.stdlib_module_names or root in sys.builtin_module_names:
         return None
@@ -145,9 +160,23 @@ def _project_file(name: str) -> tuple[bool, str] | None:
         spec = importlib.util.find_spec(name) if _is_ours(root) else None
     except (ImportError, ValueError, AttributeError):
         return None  # of "from a import b" where b is no module
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return spec.submodule_search_locations is not None, spec.origin
+    package = spec is not None and spec.submodule_search_locations is not None
+    if spec is None or not (spec.origin or "").endswith(".py"):
+        return (True, "") if package and spec is not None and spec.origin is None else None
+    return package, str(spec.origin)
+
+
+def _loaded_file(name: str, module: types.ModuleType) -> tuple[bool, str]:
+    spec, path = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    if path is None:
+        return True, ""
+    if not path.endswith(".py"):
+        raise InvalidTask(
+            f"{name!r} is a module of the project without Python source ({path}); install it"
+            " into the environment: Environment(packages=...)"
+        )
+    package = bool(spec is not None and spec.submodule_search_locations is not None)
+    return package or path.endswith("__init__.py"), path
 
 
 def _is_ours(root: str) -> bool:
@@ -159,7 +188,9 @@ def _is_ours(root: str) -> bool:
         spec = importlib.util.find_spec(root)
     except (ImportError, ValueError):
         return False
-    return spec is not None and spec.origin is not None and not _installed(spec.origin)
+    if spec is None:
+        return False
+    return _is_outside([spec.origin] if spec.origin else spec.submodule_search_locations)
 
 
 def is_project(module: types.ModuleType) -> bool:
@@ -168,7 +199,23 @@ def is_project(module: types.ModuleType) -> bool:
     if root == "saggar" or root in sys.stdlib_module_names:
         return False
     path = getattr(module, "__file__", None)
-    return path is not None and not _installed(path)
+    return _is_outside([path] if path is not None else getattr(module, "__path__", None))
+
+
+def is_made_by_hand(name: str) -> bool:
+    """Whether a loaded module came of no file and of no importer, so that no other can find it."""
+    module = sys.modules.get(name)
+    root = sys.modules.get(name.partition(".")[0])
+    if module is None or root is None or name == "__main__":
+        return False
+    if root is not module and not (is_project(root) or is_made_by_hand(root.__name__)):
+        return False  # an installed package knows what it does
+    return not any(getattr(module, said, None) for said in ("__file__", "__spec__", "__path__"))
+
+
+def _is_outside(places: Iterable[str] | None) -> bool:
+    """Whether one of the places of a module is the project's; a package may have several."""
+    return any(not _installed(place) for place in places or ())
 
 
 @cache

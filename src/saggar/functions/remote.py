@@ -12,9 +12,9 @@ comes back is `capture`'s to say, and what went wrong is `errors`'s.
 
 import asyncio
 import inspect
+import math
 import os
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -26,9 +26,9 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import dataclass
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -44,24 +44,28 @@ from typing import (
 import anyio
 import anyio.to_thread
 
+from saggar.engine.flow import Flow
 from saggar.errors import InvalidTask, PlatformError
 from saggar.functions import capture as capturing
 from saggar.functions.annotated import Annotation
-from saggar.functions.answers import raised_in, settled, value_of
-from saggar.functions.errors import InvalidAnswer, failure
+from saggar.functions.answers import item_of, settled, whole, worth_another
 from saggar.functions.mapped import as_they_come, in_order, worked_off
 from saggar.functions.options import Log, Options, Retry, Said, log_of
-from saggar.model.codec import Answer, Large
-from saggar.model.event import Event, Output, Yielded, fold
+from saggar.functions.pools import turn
+from saggar.model.codec import Large
+from saggar.model.event import Event, Output, Started, Yielded, fold
 from saggar.model.policy import Policy
 from saggar.model.program import Pickled, Program
 from saggar.model.result import Result
+from saggar.model.secrets import NO_SECRETS, Secrets
 from saggar.model.task import Task
-from saggar.platform import Platform, background
+from saggar.platform import Platform, RunOptions, background
 
 if TYPE_CHECKING:
+    from saggar.functions.calling import Grip
     from saggar.functions.classes import RemoteClass
     from saggar.functions.jobs import RemoteJob
+    from saggar.functions.resources import LiveServerless
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,6 +86,11 @@ class Call:
     driver: str | None
     retry: Retry
     log: Log | None
+    secrets: Secrets = NO_SECRETS
+    seams: tuple[int, int] = (0, 0)
+    """Where in its code the project's modules lie."""
+    resource: "LiveServerless | None" = None
+    """Whose workers make it; None where there may be as many calls at once as come."""
 
 
 class RemoteFunction(Generic[P, R]):
@@ -108,11 +117,11 @@ class RemoteFunction(Generic[P, R]):
             f"{capturing.called(self.__saggar_function__)} is a method; decorate its class instead"
         )
 
-    def __call__(self, *args: P.args, **named: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **named: P.kwargs) -> R:
         """`remote`."""
         return self.remote(*args, **named)
 
-    def remote(self, *args: P.args, **named: P.kwargs) -> R:
+    def remote(self, /, *args: P.args, **named: P.kwargs) -> R:
         """
         Call it in a fresh sandbox, and wait for its answer.
 
@@ -122,45 +131,87 @@ class RemoteFunction(Generic[P, R]):
             Unportable: It, or an argument, needs something that cannot leave this process.
             PlatformError: We could not do our part.
         """
-        if self._said.where == "queue":
-            return self.submit(*args, **named).result()
-        call = self._call(args, named)
-        return self._settled(background().call(_performed, call))
+        return self._settled(self._came(args, named))
 
-    async def aremote(self, *args: P.args, **named: P.kwargs) -> R:
+    async def aremote(self, /, *args: P.args, **named: P.kwargs) -> R:
         """The same for code with an event loop, whichever."""
         if self._said.where == "queue":
-            job = await anyio.to_thread.run_sync(lambda: self.submit(*args, **named))
-            return await anyio.to_thread.run_sync(job.result, abandon_on_cancel=True)
+            came = partial(self._came, args, named)
+            return self._settled(await anyio.to_thread.run_sync(came, abandon_on_cancel=True))
         call = self._call(args, named)
+        if self._said.server:
+            from saggar.functions.server import aperformed
+
+            return self._settled(await aperformed(self._said.server, call))
         return self._settled(await elsewhere(_performed, call))
 
-    def local(self, *args: P.args, **named: P.kwargs) -> Any:
+    def local(self, /, *args: P.args, **named: P.kwargs) -> Any:
         """Call it here, in this process and without walls."""
         return self.__saggar_function__(*args, **named)
 
-    def call(self, *args: P.args, **named: P.kwargs) -> Result[Any]:
-        """All that came of a call: also what it printed and used. A failure is a result as well."""
-        return background().call(_performed, self._call(args, named))
+    def call(self, /, *args: P.args, **named: P.kwargs) -> Result[Any]:
+        """
+        All that came of a call: its value, and what it printed and used.
 
-    def submit(self, *args: P.args, **named: P.kwargs) -> "RemoteJob[R]":
+        A failure is a result as well; an answer that is none, or not as annotated, is a failure.
+        """
+        return cast("Result[Any]", self._settled(self._came(args, named), whole))
+
+    def _came(self, args: Sequence[Any], named: Mapping[str, Any]) -> Result[Any]:
+        """What came of a call, in the words of the other side."""
+        if self._said.where == "queue":
+            from saggar.functions.jobs import waited
+
+            call = self._call(args, named, queued=True)
+            return waited(call.task, self._walls_of_job(call), call.retry, call.log)
+        call = self._call(args, named)
+        if self._said.server:
+            from saggar.functions.server import performed
+
+            return performed(self._said.server, call)
+        return background().call(_performed, call)
+
+    def submit(self, /, *args: P.args, **named: P.kwargs) -> "RemoteJob[R]":
         """
         Leave the call to a worker: a job, which survives this process.
 
         Raises:
+            UsageError: It was told what a job cannot do: its own driver, or to be made again after
+                what its function raises.
             PlatformError: The queue does not take it.
         """
-        from saggar.functions.jobs import submitted
+        from saggar.functions.jobs import RemoteJob, submitted
 
-        call = self._call(args, named)
+        call = self._call(args, named, queued=True)
+        if call.retry.on:
+            raise InvalidTask(
+                "retries: what the function of a job raises is its end, so on= means nothing;"
+                " where='queue' and a call that is waited for make it again"
+            )
+        policy = self._walls_of_job(call)
+        if self._said.server:
+            from saggar.functions.server import server
+
+            there = server(self._said.server).submit(call, policy)
+            return RemoteJob(there, self._settled, call.log)
+        return submitted(call.task, policy, self._settled, call.log)
+
+    def _walls_of_job(self, call: Call) -> Policy | None:
+        """The policy of a job; None where nothing is said, and it has that of all jobs."""
         said = self._said
-        bare = said.policy is None and said.limits is None and said.timeout is None
-        return submitted(call.task, None if bare else call.policy, self._settled)
+        if said.driver is not None:
+            raise InvalidTask("driver: which one a worker uses is its operator's to say")
+        walls = (said.policy, said.limits, said.timeout, said.network, said.gpu)
+        return None if all(one is None for one in walls) else call.policy
 
     def job(self, job_id: str) -> "RemoteJob[R]":
         """A job of this function that was submitted elsewhere, by its id."""
-        from saggar.functions.jobs import reattached
+        from saggar.functions.jobs import RemoteJob, reattached
 
+        if self._said.server:
+            from saggar.functions.server import server
+
+            return RemoteJob(server(self._said.server).job(job_id), self._settled)
         return reattached(job_id, self._settled)
 
     def map(
@@ -195,12 +246,20 @@ class RemoteFunction(Generic[P, R]):
         concurrency: int | None = None,
     ) -> Iterator[R]:
         """The same where each item is all arguments of one call."""
-        many = concurrency or AHEAD
-        if many < 1:
-            raise InvalidTask(f"concurrency: wanted at least 1, found {concurrency}")
+        workers = self._said.resource.workersMax if self._said.resource else AHEAD
+        many = workers if concurrency is None else concurrency
+        if type(many) is not int or many < 1:
+            raise InvalidTask(f"concurrency: wanted a number from 1 on, found {many!r:.80}")
         if self._said.where == "queue":
+            if self._said.retry.on:
+                raise InvalidTask("retries: many jobs at once are made once each; leave on= out")
             jobs = (cast("Any", self.submit)(*item).future() for item in items)
             found = (in_order if ordered else as_they_come)(jobs, many)
+        elif self._said.server:
+            from saggar.functions.server import worked_off as worked_off_there
+
+            calls = (self._call(tuple(item), {}) for item in items)
+            found = worked_off_there(self._said.server, calls, many, ordered=ordered)
         else:
             calls = (self._call(tuple(item), {}) for item in items)
             found = worked_off(calls, _performed, many, ordered=ordered)
@@ -243,65 +302,68 @@ class RemoteFunction(Generic[P, R]):
         finally:
             cast("Generator[R]", found).close()
 
-    def stream(self, *args: P.args, **named: P.kwargs) -> Iterator[Any]:
+    def stream(self, /, *args: P.args, **named: P.kwargs) -> Iterator[Any]:
         """
         What a generator yields, one by one, while it runs.
 
         It waits inside while nobody takes: some hundred kilobytes are on the way at most. The limit
-        of wall is that of the whole.
+        of wall is that of the whole; a resource's worker is taken for as long.
         """
-        events = self._streamed(self._call(args, named, streams=True))
-        here = background()
+        call = self._call(args, named, streams=True)
+        if self._said.server:
+            yield from self._streamed_there(call)
+            return
+        here, (flow, asked) = background(), _begun(call)
         try:
-            while True:
-                try:
-                    yield here.call(_following, events)
-                except StopAsyncIteration:
-                    return
+            while (event := here.call(flow.take)) is not None:
+                yield self._yielded(event)
+            self._ended(asked.result())
         finally:
-            here.call(events.aclose)
+            asked.cancel()
+            here.call(flow.over)
 
-    async def astream(self, *args: P.args, **named: P.kwargs) -> AsyncIterator[Any]:
+    async def astream(self, /, *args: P.args, **named: P.kwargs) -> AsyncIterator[Any]:
         """The same for code with an event loop."""
-        events = self._streamed(self._call(args, named, streams=True))
-        try:
-            while True:
-                try:
-                    value = await elsewhere(_following, events)
-                except StopAsyncIteration:
-                    return
-                yield value
-        finally:
-            with anyio.CancelScope(shield=True):
-                await elsewhere(events.aclose)
+        call = self._call(args, named, streams=True)
+        if self._said.server:
+            from saggar.functions.server import stepped
 
-    async def _streamed(self, call: Call) -> AsyncGenerator[Any]:
+            async with aclosing(stepped(partial(self._streamed_there, call))) as items:
+                async for item in items:
+                    yield item
+            return
+        flow, asked = _begun(call)
+        try:
+            while (event := await elsewhere(flow.take)) is not None:
+                small, run_sync = len(event.data) < SMALL, anyio.to_thread.run_sync
+                yield self._yielded(event) if small else await run_sync(self._yielded, event)
+            self._ended(asked.result())
+        finally:
+            asked.cancel()
+            with anyio.CancelScope(shield=True):
+                await elsewhere(flow.over)
+
+    def _streamed_there(self, call: Call, grip: "Grip | None" = None) -> Iterator[Any]:
+        from saggar.functions.server import server
+
         kept: list[Event] = []
-        platform = background().platform
-        run = platform.events(call.task, policy=call.policy, driver=call.driver)
-        async with aclosing(run) as events:
-            async for event in events:
+        with closing(server(self._said.server).events(call, grip)) as events:
+            for event in events:
                 if isinstance(event, Yielded):
-                    small = len(event.data) < SMALL
-                    run_sync = anyio.to_thread.run_sync
-                    yield self._yielded(event) if small else await run_sync(self._yielded, event)
+                    yield self._yielded(event)
                     continue
                 kept.append(event)
                 if isinstance(event, Output) and call.log is not None:
                     call.log(event.stream, event.data.decode(errors="replace"))
-        self._settled(fold(kept))
+        self._ended(fold(kept))
 
     def _yielded(self, event: Yielded) -> Any:
-        pickles = self._said.result == "pickle"
-        try:
-            answer = event.value()
-            if not isinstance(answer, Answer):
-                raise InvalidAnswer(None, "what it gave is no answer")
-            return self._annotation.lifted(value_of(answer, None, pickles=pickles))
-        except InvalidAnswer:
-            raise
-        except ValueError as exc:
-            raise InvalidAnswer(None, f"what it gave: {exc}") from exc
+        return item_of(event, self._annotation.lifted, pickles=self._said.result == "pickle")
+
+    def _ended(self, result: Result[Any]) -> None:
+        """The end of what it yields, which is no answer; or the failure that it is."""
+        name, pickles = capturing.called(self.__saggar_function__), self._said.result == "pickle"
+        settled(result, name, lambda nothing: nothing, pickles=pickles)
 
     def options(self, **options: Unpack[Options]) -> "RemoteFunction[P, R]":
         """The same function on other terms."""
@@ -325,13 +387,24 @@ class RemoteFunction(Generic[P, R]):
         pickles = self._said.result == "pickle"
         captured = capturing.capture(self.__saggar_function__, pickles=pickles, streams=streams)
         program = Program(code=Pickled(payload=captured.payload), environment=self._said.around())
-        task = Task(program=program, env=dict(self._said.env))
+        names = self._said.secret_names
+        task = Task(program=program, env=dict(self._said.env), secrets=names)
         self._captured[streams] = captured, task
         return captured, task
 
     def _call(
-        self, args: Sequence[Any], named: Mapping[str, Any], *, streams: bool = False
+        self,
+        args: Sequence[Any],
+        named: Mapping[str, Any],
+        *,
+        streams: bool = False,
+        queued: bool = False,
     ) -> Call:
+        if streams and self._said.where == "queue":
+            raise InvalidTask(
+                "where: a queue keeps one answer of a job, and not what a generator yields;"
+                " options(where='here').stream(...) runs it here"
+            )
         if streams != self._generates:
             name = capturing.called(self.__saggar_function__)
             raise InvalidTask(
@@ -339,9 +412,12 @@ class RemoteFunction(Generic[P, R]):
                 if streams
                 else f"{name} is a generator; take what it yields with {name}.stream(...)"
             )
-        _, task = self._ready(streams=streams)
-        payload = capturing.encoded(args, named, capturing.called(self.__saggar_function__))
-        if self._said.where == "queue" and isinstance(payload, Large):
+        secrets = self._said.given(queued=queued)
+        captured, task = self._ready(streams=streams)
+        name = capturing.called(self.__saggar_function__)
+        payload = capturing.encoded(args, named, name, captured.home, captured.modules)
+        capturing.refuse_beyond(self._policy.limits.memory, payload, name)
+        if queued and not self._said.server and isinstance(payload, Large):
             payload = payload.whole()
         return Call(
             task=task.model_copy(update={"input": payload}),
@@ -349,12 +425,15 @@ class RemoteFunction(Generic[P, R]):
             driver=self._said.driver,
             retry=self._said.retry,
             log=log_of(self._said.log),
+            secrets=secrets,
+            seams=captured.seams,
+            resource=self._said.resource,
         )
 
-    def _settled(self, result: Result[Any]) -> R:
+    def _settled(self, result: Result[Any], settle: Callable[..., Any] = settled) -> R:
         """The answer in a result, or the failure that it is."""
         name, pickles = capturing.called(self.__saggar_function__), self._said.result == "pickle"
-        return cast("R", settled(result, name, self._annotation.lifted, pickles=pickles))
+        return cast("R", settle(result, name, self._annotation.lifted, pickles=pickles))
 
 
 async def _performed(call: Call) -> Result[Any]:
@@ -367,33 +446,68 @@ async def _performed(call: Call) -> Result[Any]:
             if not left:
                 raise
         else:
-            if not left or not _worth(result, call.retry.on):
+            if not left or not worth_another(result, call.retry.on):
                 return result
         left -= 1
         await anyio.sleep(delay)
         delay *= 2
 
 
-def _worth(result: Result[Any], on: tuple[type[Exception], ...]) -> bool:
-    """Whether a failure is one of those after which a call is made again."""
-    return not result.ok and bool(on) and isinstance(failure(result, raised_in(result), ""), on)
+def _options(call: Call) -> RunOptions:
+    """How a call is made, beside its task."""
+    options: RunOptions = {"policy": call.policy, "driver": call.driver, "secrets": call.secrets}
+    if call.resource is not None:
+        options["warmth"] = call.resource.warmth
+    return options
 
 
 async def _once(call: Call, platform: Platform) -> Result[Any]:
-    if call.log is None:
-        return await platform.run(call.task, policy=call.policy, driver=call.driver)
+    if call.resource is None and call.log is None:
+        return await platform.run(call.task, **_options(call))
     kept: list[Event] = []
-    run = platform.events(call.task, policy=call.policy, driver=call.driver)
-    async with aclosing(run) as events:
+    run = platform.events(call.task, **_options(call))
+    async with turn(call.resource), aclosing(run) as events:
         async for event in events:
+            if isinstance(event, Yielded):
+                continue  # nobody has asked for several
             kept.append(event)
-            if isinstance(event, Output):
+            if isinstance(event, Output) and call.log is not None:
                 call.log(event.stream, event.data.decode(errors="replace"))
     return fold(kept)
 
 
-async def _following(items: AsyncGenerator[T]) -> T:
-    return await anext(items)
+def _begun(call: Call) -> tuple[Flow, Future[Result[Any]]]:
+    """A stream that has begun: what it yields, and what came of it. Cancelled, it is ended."""
+    flow = Flow()
+
+    async def follow() -> Result[Any]:
+        try:
+            return await _fed(call, flow)
+        finally:
+            flow.end()
+
+    return flow, background().portal.start_task_soon(follow)
+
+
+async def _fed(call: Call, flow: Flow) -> Result[Any]:
+    kept: list[Event] = []
+    run = background().platform.events(call.task, **_options(call))
+    end = math.inf
+    async with turn(call.resource), aclosing(run) as events:
+        async for event in events:
+            if isinstance(event, Yielded):
+                flow.put(event)
+                # When its time is over it is read on, so that it ends, and its worker is free:
+                # whoever takes nothing may be waiting for that very worker.
+                with anyio.move_on_after(end - anyio.current_time()):
+                    await flow.room()
+                continue
+            if isinstance(event, Started):
+                end = anyio.current_time() + call.policy.limits.wall
+            kept.append(event)
+            if isinstance(event, Output) and call.log is not None:
+                call.log(event.stream, event.data.decode(errors="replace"))
+    return fold(kept)
 
 
 async def elsewhere(function: Callable[..., Awaitable[T]], *args: Any) -> T:
@@ -421,25 +535,32 @@ def remote(function: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P
 @overload
 def remote(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
+def remote(resource: "LiveServerless", /, **options: Unpack[Options]) -> "Decorator": ...
+@overload
 def remote(**options: Unpack[Options]) -> "Decorator": ...
 def remote(function: Any = None, /, **options: Any) -> Any:
     """
     Let a function, or the methods of a class, run behind walls.
 
     Args:
-        function: What is decorated.
+        function: What is decorated; or, before any option, a resource whose workers it has.
         options: `environment`, `limits`, `policy`, `driver`, `network` as for `saggar.run`;
-            `timeout`, seconds of a call; `retries`, how often a call is made again after a failure
-            of ours, or a `Retry`; `env`, variables; `models`, beside those of the environment;
-            `result="pickle"`, for answers that are neither JSON nor arrays, if you trust the
-            function with this process; `log=True`, to see at once what it prints;
-            `where="queue"`, to have a worker run it; of a class `idle`, `max_age`, `restart`.
+            `gpu`, how many it sees; `timeout`, seconds of a call; `retries`, how often a call is
+            made again after a failure of ours, or a `Retry`; `env`, variables; `models`, beside
+            those of the environment; `result="pickle"`, for answers that are neither JSON nor
+            arrays, if you trust the function with this process; `log=True`, to see at once what it
+            prints; `secrets`, names of variables, or values by their names, that are written
+            nowhere; `where="queue"`, to have a worker run it, or the URL of a Saggar server; of a
+            class `idle`, `max_age`, `restart`. RunPod's words (`dependencies`, ...) are ours too.
 
     Raises:
         UsageError: An option is none, or asks for what does not exist.
     """
-    said = Said().but(cast("Options", options))
-    decorator = Decorator(said)
+    if function is not None and not callable(function):
+        if "resource_config" in options:
+            raise InvalidTask("resource_config: a resource was given twice; say one of them")
+        options["resource_config"], function = function, None
+    decorator = Decorator(Said().but(cast("Options", options)))
     return decorator if function is None else decorator(function)
 
 

@@ -6,7 +6,9 @@ a plain dictionary, whatever the user's code does: a failure is one of its words
 """
 
 import asyncio
+import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import io
@@ -19,9 +21,14 @@ import tempfile
 import traceback
 import types
 
+# Of the same folder; the host sends them along, by these names.
+import saggar_hooks  # type: ignore[import-not-found]
+import saggar_lifting  # type: ignore[import-not-found]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, Literal
 
     Said = dict[str, Any]
 
@@ -38,9 +45,12 @@ class Missing(Exception):
 class Worker:
     """Does what requests say; a class's one instance, and imported modules, stay for the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, hashes: "dict[str, str] | None" = None) -> None:
+        """With `hashes`, those of all files of a baked folder: what differs is not imported."""
         self._object: Any = None
+        self._hashes = hashes
         self._loaded: dict[tuple[str, str], Any] = {}
+        self._signatures: dict[tuple[str, str, str], Any] = {}
         self._runner = asyncio.Runner()
 
     def perform(self, said: "Said") -> "Said":
@@ -50,7 +60,7 @@ class Worker:
         try:
             with log:
                 found = self._awaited(self._found(said))
-                answer.update(lowered(found, said["format"]), success=True)
+                answer.update(lowered(found, said), success=True)
         except KeyboardInterrupt:
             raise
         except Missing as exc:
@@ -62,18 +72,51 @@ class Worker:
         return answer
 
     def _found(self, said: "Said") -> object:
-        args, named = unpacked(said, "args", "kwargs")
         if said["kind"] == "function":
-            return self._callable(said)(*args, **named)
+            function = self._callable(said)
+            args, named = self._arguments(said, "args", "kwargs", function)
+            return function(*args, **named)
         if self._object is None:
             kind = self._callable(said)
-            made_args, made_named = unpacked(said, "made_args", "made_kwargs")
-            self._object = kind(*made_args, **made_named)
-        method = getattr(self._object, said["method"], None)
-        if method is None:
-            name = type(self._object).__name__
-            raise Missing(f"Method '{said['method']}' not found in class '{name}'")
+            args, named = self._arguments(said, "made_args", "made_kwargs", kind)
+            made = kind(*args, **named)
+            self._hooks(made, "enter")
+            self._object = made
+        method = self._method(said)
+        args, named = self._arguments(said, "args", "kwargs", method)
         return method(*args, **named)
+
+    def _method(self, said: "Said") -> "Any":
+        """A method; of what was baked one that it has for others to call."""
+        name, kind = said["method"], type(self._object)
+        method = getattr(self._object, name, None) if callable_of(kind, name, said) else None
+        if method is None:
+            raise Missing(f"Method '{name}' not found in class '{kind.__name__}'")
+        return method
+
+    def _arguments(
+        self, said: "Said", args: str, named: str, thing: "Any"
+    ) -> "tuple[list[Any], dict[str, Any]]":
+        """Arguments, of what was baked as it is annotated: its callers have its schema."""
+        found = unpacked(said, args, named)
+        if "module" not in said or said["format"] != "json":
+            return found
+        key = args, said["name"], said["method"] if said["kind"] == "class" else ""
+        if key not in self._signatures:
+            hinted = getattr(thing, "__init__", None) if isinstance(thing, type) else None
+            self._signatures[key] = saggar_lifting.Signature(thing, hinted)
+        lifted: tuple[list[Any], dict[str, Any]] = self._signatures[key].lifted(*found)
+        return lifted
+
+    def leave(self) -> None:
+        """The end of the sandbox, and so of what is in it."""
+        if self._object is not None:
+            self._hooks(self._object, "exit")
+
+    def _hooks(self, made: object, when: "Literal['enter', 'exit']") -> None:
+        for name in saggar_hooks.marked(type(made), when):
+            hook: Callable[[], Any] = getattr(made, name)
+            self._awaited(hook())
 
     def _callable(self, said: "Said") -> "Any":
         """A name of the code that came along, or of a module that was there before."""
@@ -90,13 +133,14 @@ class Worker:
         module, name = said["module"], said["name"]
         if (module, name) in self._loaded:
             return self._loaded[module, name]
-        installed(module.partition(".")[0], said["folders"])
+        installed(module.partition(".")[0], said["folders"], self._hashes)
         try:
             found: Any = importlib.import_module(module)
         except ImportError as exc:
             raise ImportError(f"Failed to import baked module '{module}': {exc}") from exc
         for part in name.split("."):
-            if not hasattr(found, part):
+            within = isinstance(found, types.ModuleType) and found.__name__ != module
+            if within or not hasattr(found, part):
                 raise Missing(f"Callable '{name}' not found in module '{module}'")
             found = getattr(found, part)
         self._loaded[module, name] = found
@@ -113,7 +157,61 @@ class Worker:
         return self._runner.run(awaited())
 
 
-def installed(package: str, folders: "list[str]") -> None:
+Worker.leave.__saggar_hook__ = "exit"  # type: ignore[attr-defined]  # nobody has a decorator here
+
+
+def callable_of(kind: type, name: str, said: "Said") -> bool:
+    """Whether a class has such a method for clients; what came as text is its client's own."""
+    if "module" not in said:
+        return True
+    member = inspect.getattr_static(kind, name, None)
+    hook = getattr(member, "__saggar_hook__", None) is not None
+    private = name.startswith("_") and name != "__call__"
+    return not hook and not private and not isinstance(member, property)
+
+
+class Baked(importlib.machinery.SourceFileLoader):
+    """Source of a baked folder as it was hashed; byte code that lies beside it is not read."""
+
+    root = ""
+    hashes: "dict[str, str] | None" = None
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """What is compiled is what was compared."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(checked(path, self.root, self.hashes), path)
+
+
+class BakedExtension(importlib.machinery.ExtensionFileLoader):
+    """The same of what a compiler made."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        """Load it, if it is what was hashed."""
+        checked(str(self.path), Baked.root, Baked.hashes)
+        return super().create_module(spec)
+
+
+def checked(path: str, root: str, hashes: "dict[str, str] | None") -> bytes:
+    """What is in a file. ImportError if it has another hash than it should have."""
+    with open(path, "rb") as file:
+        data = file.read()
+    if hashes is not None:
+        name = os.path.relpath(path, root)
+        if hashes.get(name) != f"sha256:{hashlib.sha256(data).hexdigest()}":
+            raise ImportError(f"{name} is not what was baked")
+    return data
+
+
+def finder(path: str) -> "Any":
+    """Of folders of the baked one, and of no other."""
+    if path != Baked.root and not path.startswith(Baked.root + os.sep):
+        raise ImportError(f"{path} was not baked")
+    source = Baked, importlib.machinery.SOURCE_SUFFIXES
+    built = BakedExtension, importlib.machinery.EXTENSION_SUFFIXES
+    return importlib.machinery.FileFinder(path, built, source)
+
+
+def installed(package: str, folders: "list[str]", hashes: "dict[str, str] | None") -> None:
     """
     A package in the first of these folders that is there, whatever that is called.
 
@@ -122,11 +220,15 @@ def installed(package: str, folders: "list[str]") -> None:
     if package in sys.modules:
         return
     folder = next((one for one in folders if os.path.isdir(one)), folders[-1])
+    Baked.root, Baked.hashes = folder, hashes
+    sys.path_hooks.insert(0, finder)
+    for known in [one for one in sys.path_importer_cache if one.startswith(folder)]:
+        del sys.path_importer_cache[known]
     if folder not in sys.path:
         sys.path.insert(0, folder)  # for modules of it that import each other by their own names
     first = os.path.join(folder, "__init__.py")
     spec = importlib.util.spec_from_file_location(
-        package, first, submodule_search_locations=[folder]
+        package, first, loader=Baked(package, first), submodule_search_locations=[folder]
     )
     if spec is None or spec.loader is None:
         raise ImportError(f"no package can be made of {folder}")
@@ -177,9 +279,11 @@ def unpacked(said: "Said", args: str, named: str) -> "tuple[list[Any], dict[str,
     return [load(one) for one in said[args]], {key: load(one) for key, one in said[named].items()}
 
 
-def lowered(found: object, form: str) -> "Said":
+def lowered(found: object, said: "Said") -> "Said":
     """An answer as bytes: the host reads JSON, and passes a pickle on unread."""
-    if form == "json":
+    if said["format"] == "json" and "module" in said:
+        return {"json": saggar_lifting.lowered(found)}
+    if said["format"] == "json":
         return {"json": json.dumps(found, allow_nan=False).encode()}
     import cloudpickle
 

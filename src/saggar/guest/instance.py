@@ -14,7 +14,7 @@ import os
 import sys
 
 from saggar.boundary import frames
-from saggar.guest import program, remote, runner
+from saggar.guest import hooks, program, remote, runner
 
 CHANNEL = 3
 HIDDEN = 200
@@ -24,7 +24,7 @@ PIECE = 1 << 18
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Literal
 
     Head = dict[str, Any]
 
@@ -113,7 +113,40 @@ class Instance:
         """A method of it."""
         args, named = self._arguments(head["media_type"], blob, rights)
         found: Any = self._done(getattr(self._object, head["name"])(*args, **named))
+        if hasattr(found, "__anext__"):
+            items: list[object] = []
+            self._each(found, items.append)
+            return items
         return list(found) if hasattr(found, "__next__") else found
+
+    def do_stream(self, head: "Head", blob: bytes, rights: "list[int]") -> None:
+        """What a method of it yields, one by one."""
+        args, named = self._arguments(head["media_type"], blob, rights)
+        self._each(getattr(self._object, head["name"])(*args, **named), self._give)
+
+    def _give(self, item: object) -> None:
+        # An interruption within a frame would leave half of it; it comes when all is sent.
+        signals.pthread_sigmask(signals.SIG_BLOCK, (signals.SIGINT,))
+        try:
+            self._leave_forked()
+            self._reply.value(item, pickles=self._pickles, more=True)
+        finally:
+            signals.pthread_sigmask(signals.SIG_UNBLOCK, (signals.SIGINT,))
+
+    def _each(self, items: "Any", take: "Callable[[Any], object]") -> None:
+        """Everything that a generator of either kind yields, on the object's own loop."""
+        if not hasattr(items, "__aiter__"):
+            for item in items:
+                take(item)
+            return
+
+        async def walk() -> None:
+            async for item in items:
+                take(item)
+                # An interruption is a cancellation here, and one that never waits would not see it.
+                await asyncio.sleep(0)
+
+        self._runner.run(walk())
 
     def do_get(self, head: "Head", blob: bytes, rights: "list[int]") -> object:
         """An attribute of it."""
@@ -139,14 +172,9 @@ class Instance:
 
         return self._runner.run(awaited())
 
-    def _hooks(self, made: object, when: str) -> None:
-        """The methods that are marked to be called then, those of base classes first."""
-        named: dict[str, None] = {}
-        for kind in reversed(type(made).__mro__):
-            for name, member in vars(kind).items():
-                if getattr(member, "__saggar_hook__", None) == when:
-                    named.setdefault(name)
-        for name in named:
+    def _hooks(self, made: object, when: "Literal['enter', 'exit']") -> None:
+        """The methods that are marked to be called then."""
+        for name in hooks.marked(type(made), when):
             hook: Callable[[], Any] = getattr(made, name)
             self._done(hook())
 

@@ -24,6 +24,7 @@ import os
 import pickle
 import struct
 import sys
+import time
 import traceback
 import types
 
@@ -32,7 +33,7 @@ import cloudpickle.cloudpickle
 
 from saggar.boundary import frames
 from saggar.boundary.order import Order
-from saggar.guest import program, runner
+from saggar.guest import hooks, program, runner
 
 ANSWER = "application/vnd.saggar.answer"
 JSON = "application/json"
@@ -42,8 +43,35 @@ EDGE = 64
 """Buffers begin at multiples of it, as processors like numbers to."""
 SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
 ADD_SEALS = 1033
+UNREAD = 0x5411  # TIOCOUTQ
+FIRST_LOOK, LAST_LOOK = 0.0002, 0.01
 MAX_TEXT = program.MAX_TEXT
 DEEPEST = 60
+LONGEST = 32 << 20
+"""Bytes of a document, as many as the host reads."""
+MOST_OF_ERROR = 1 << 20
+"""Bytes of what an exception was made of, roughly."""
+MOST_GROUPS = 8
+"""Groups within groups of exceptions."""
+SLOTS = (
+    *("errno", "strerror", "filename", "filename2"),
+    *("msg", "name", "path", "message"),
+    *("text", "lineno", "offset", "end_lineno", "end_offset"),
+)
+"""What Python's own exceptions keep beside their arguments."""
+MOST_HELD = 200_000
+"""Lists and objects in a document, as many as the host reads."""
+SPELLED = {
+    **dict.fromkeys(("timedelta", "datetime", "date", "time"), "datetime"),
+    **dict.fromkeys(("PosixPath", "PurePosixPath"), "pathlib"),
+    "Decimal": "decimal",
+    "Fraction": "fractions",
+    "UUID": "uuid",
+    "deque": "collections",
+    "bytearray": "builtins",
+}
+"""Classes that have parts of their own, and where they are found if they are there."""
+HOLDERS = frozenset((list, tuple, dict, set, frozenset))
 PLAIN = frozenset((str, int, bool, type(None)))
 LENGTH = struct.Struct("<I")
 
@@ -63,8 +91,22 @@ class Mismatch(Exception):
 class Modules:
     """An importer over the project's own modules: `{name: (is package, code, source, path)}`."""
 
-    def __init__(self, modules: "dict[str, tuple[bool, bytes, str, str]]") -> None:
-        self._modules = modules
+    def __init__(self) -> None:
+        self._modules: dict[str, tuple[bool, bytes, str, str]] = {}
+
+    def add(self, modules: "dict[str, tuple[bool, bytes, str, str]]") -> None:
+        """More of them. What is there stays as it is: it may be imported already."""
+        self._modules = {**modules, **self._modules}
+        finders: list[Any] = sys.meta_path
+        if self not in finders:
+            finders.insert(0, self)
+
+    def forget(self) -> None:
+        """All of them."""
+        self._modules = {}
+        finders: list[Any] = sys.meta_path
+        if self in finders:
+            finders.remove(self)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
         """The importer's question; what is not ours is somebody else's to find."""
@@ -76,7 +118,10 @@ class Modules:
             return None
         package, _, _, place = self._modules[name]
         spec = ModuleSpec(name, self, origin=place, is_package=package)  # type: ignore[arg-type]
-        spec.has_location = True
+        if place:
+            spec.has_location = True
+        else:
+            spec.submodule_search_locations = portions(name, path)
         return spec
 
     def create_module(self, spec: object) -> None:
@@ -92,6 +137,17 @@ class Modules:
     def get_source(self, name: str) -> str:
         """For tracebacks, and whoever inspects."""
         return self._modules[name][2]
+
+
+def portions(name: str, path: "Any") -> "list[str]":
+    """Where else a package without a file of its own has parts: what is installed in here."""
+    from importlib.machinery import PathFinder
+
+    found = PathFinder.find_spec(name, path)
+    return list((found and found.submodule_search_locations) or ())
+
+
+FOUND = Modules()
 
 
 class Inert:
@@ -124,13 +180,14 @@ def stand_in() -> types.ModuleType:
 
 def furnish(module: types.ModuleType) -> None:
     """What decorates has a meaning; nothing else has."""
-    module.__dict__.update(remote=remote, enter=itself, exit=itself)
+    module.__dict__.update(remote=remote, enter=hooks.marker("enter"), exit=hooks.marker("exit"))
     module.__getattr__ = Inert().__getattr__  # type: ignore[method-assign]
 
 
 def remote(thing: "Any" = None, **options: object) -> "Any":
     """The decorator, in here: the function itself, with the names it is called by elsewhere."""
-    return remote if thing is None else local(thing)
+    # A resource of ours that is named first means as little as everything else.
+    return remote if thing is None or isinstance(thing, Inert) else local(thing)
 
 
 def local(thing: "Any") -> "Any":
@@ -142,11 +199,6 @@ def local(thing: "Any") -> "Any":
     return thing
 
 
-def itself(thing: "Any") -> "Any":
-    """A mark that says nothing in here."""
-    return thing
-
-
 STAND_IN = stand_in()
 # It is called at the end of every program, and most have nothing for it to do.
 atexit.unregister(logging.shutdown)
@@ -155,9 +207,26 @@ atexit.unregister(logging.shutdown)
 class Unpickler(pickle.Unpickler):
     """What the host pickled. A remote function among it is an ordinary one in here."""
 
+    def __init__(self, file: io.BytesIO, **options: "Any") -> None:
+        super().__init__(file, **options)
+        self._large: dict[int, object] = {}
+
     def persistent_load(self, said: "Any") -> object:
-        """The one thing that the host names instead of pickling it."""
-        return local(said[1])
+        """What the host has told apart."""
+        match said:
+            case "remote", thing:
+                return local(thing)
+            case "modules", modules:
+                FOUND.add(marshal.loads(modules))
+            case "again", number:
+                return self._large[number]
+            case "bytes", number, buffer:
+                self._large[number] = bytes(buffer)
+                return self._large[number]
+            case "bytearray", number, buffer:
+                self._large[number] = bytearray(buffer)
+                return self._large[number]
+        return None
 
 
 class Code:
@@ -172,8 +241,7 @@ class Code:
                 " Python {}.{} with cloudpickle {}".format(*said["made_by"], *ours)
             )
         self._sources: dict[str, str] = said["sources"]
-        self._finder = Modules(said["modules"])
-        sys.meta_path.insert(0, self._finder)  # type: ignore[arg-type]
+        FOUND.add(said["modules"])
         sys.modules.setdefault("saggar", STAND_IN)
         self.thing: Any = Unpickler(io.BytesIO(said["pickle"])).load()
         self.pickles: bool = said["pickles"]
@@ -183,7 +251,7 @@ class Code:
 
     def forget(self) -> None:
         """Undo what it has added to this interpreter, for a rehearsal."""
-        sys.meta_path.remove(self._finder)  # type: ignore[arg-type]
+        FOUND.forget()
         sys.modules.pop("saggar", None)
 
     def show_sources(self) -> None:
@@ -200,7 +268,7 @@ def arguments(
     if media_type == JSON:
         args, named = json.loads(data)
     else:
-        args, named = unpacked(data, memory)
+        *_, args, named = unpacked(data, memory)
     return args, named
 
 
@@ -246,8 +314,13 @@ class Lowered:
     def __init__(self, value: object) -> None:
         self.parts: list[list[Any]] = []
         self.buffers: Buffers = []
-        self.size = 0
+        self.size = self.count = 0
         self.tree = self._lower(value, [])
+        if self.count > MOST_HELD:
+            raise ValueError(
+                f"the answer holds more than {MOST_HELD:,} lists, dictionaries and parts; an array,"
+                " a text or result='pickle' may hold more"
+            )
 
     def _lower(self, value: "Any", path: "list[Any]") -> "Any":
         kind = type(value)
@@ -264,10 +337,12 @@ class Lowered:
         return self._other(value, kind, path)
 
     def _items(self, items: "Iterable[Any]", path: "list[Any]") -> "list[Any]":
+        self.count += 1
         return [self._lower(item, [*path, number]) for number, item in enumerate(items)]
 
     def _mapping(self, value: "dict[Any, Any]", path: "list[Any]") -> "Any":
         if all(type(key) is str for key in value):
+            self.count += 1
             return {key: self._lower(item, [*path, key]) for key, item in value.items()}
         pairs = self._items([[key, item] for key, item in value.items()], path)
         self._part(path, "dict")
@@ -284,34 +359,80 @@ class Lowered:
             return self._part(path, "complex", repr(value))
         fields = getattr(kind, "__dataclass_fields__", None)
         if fields is not None:
-            return {name: self._lower(getattr(value, name), [*path, name]) for name in fields}
+            # Of what else is declared there an instance has nothing to tell.
+            names = [name for name, one in fields.items() if one._field_type.name == "_FIELD"]  # noqa: SLF001
+            return {name: self._lower(getattr(value, name), [*path, name]) for name in names}
         if hasattr(kind, "__pydantic_fields__") or hasattr(kind, "model_dump"):
-            return self._lower(value.model_dump(mode="json", by_alias=True), path)
-        return self._foreign(value, path)
+            return self._model(value, path)
+        return self._spelled(value, kind, path)
+
+    def _model(self, value: "Any", path: "list[Any]") -> "Any":
+        """Its fields as they are; as pydantic writes them, where one has no form of ours."""
+        said = {"by_alias": True, "round_trip": True}
+        before = self.size, self.count, len(self.parts), len(self.buffers)
+        try:
+            return self._lower(value.model_dump(**said), path)
+        except ValueError:
+            self.size, self.count, parts, buffers = before
+            del self.parts[parts:], self.buffers[buffers:]
+        return self._lower(value.model_dump(mode="json", **said), path)
+
+    def _spelled(self, value: "Any", kind: type, path: "list[Any]") -> "Any":
+        """What the standard library has a text for."""
+        name = kind.__name__
+        module = sys.modules.get(SPELLED.get(name, ""))
+        if module is None or getattr(module, name, None) is not kind:
+            return self._foreign(value, path)
+        if name == "timedelta":
+            return self._part(path, name, value.days, value.seconds, value.microseconds)
+        if name == "Fraction":
+            return self._part(path, name, value.numerator, value.denominator)
+        if name == "deque":
+            items = self._items(value, path)
+            self._part(path, name, value.maxlen)
+            return items
+        if name == "bytearray":
+            return self._part(path, name, *self._keep(memoryview(value)))
+        return self._part(
+            path, name, value.isoformat() if module.__name__ == "datetime" else str(value)
+        )
+
+    def _of_numpy(self, value: "Any", path: "list[Any]", numpy: "Any") -> "Any":
+        if isinstance(value, numpy.ndarray):
+            return self._array("array", value, path)
+        known = value.item() if value.dtype.kind in "biufcSU" else value
+        if isinstance(known, numpy.generic):  # wider than any number of Python's, or a date
+            return self._array("scalar", value, path)
+        return self._lower(known, path)
+
+    def _array(self, kind: str, value: "Any", path: "list[Any]") -> None:
+        np: Any = sys.modules["numpy"]
+        masked = isinstance(value, np.ma.MaskedArray)
+        if masked or value.dtype.kind not in "biufcSUmM":
+            odd = "a mask" if masked else f"the dtype {value.dtype}"
+            raise ValueError(
+                f"{at(path)}an array with {odd} is none of numbers, text or dates only;"
+                " say result='pickle'"
+            )
+        whole = np.ascontiguousarray(value)
+        flat = whole.reshape(-1).view("u1") if whole.size else np.empty(0, "u1")
+        place = self._keep(flat.data)
+        self._part(path, kind, value.dtype.str, list(value.shape), *place)
 
     def _foreign(self, value: "Any", path: "list[Any]") -> "Any":
         """Of numpy's, or of a class made of one of Python's own."""
         numpy = sys.modules.get("numpy")
-        if (
-            numpy is not None
-            and isinstance(value, numpy.ndarray)
-            and value.dtype.kind in "biufcSUmM"
-        ):
-            whole = numpy.ascontiguousarray(value)
-            flat = whole.reshape(-1).view("u1") if whole.size else numpy.empty(0, "u1")
-            place = self._keep(flat.data)
-            return self._part(path, "array", value.dtype.str, list(value.shape), *place)
-        if numpy is not None and isinstance(value, numpy.generic) and value.dtype.kind in "biufcSU":
-            return self._lower(value.item(), path)
+        if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+            return self._of_numpy(value, path, numpy)
         enum = sys.modules.get("enum")
         if enum is not None and isinstance(value, enum.Enum):
             return self._lower(value.value, path)
         if isinstance(value, tuple):
             return self._other(tuple(value), tuple, path)
-        plain: Any
-        for plain in (str, int, float, dict, list):
-            if isinstance(value, plain):
-                return self._lower(plain(value), path)
+        bare: Any
+        for bare in (str, int, float, dict, list):
+            if isinstance(value, bare):
+                return self._lower(bare(value), path)
         if hasattr(value, "isoformat"):  # a date or a time
             return value.isoformat()
         name = type(value).__name__
@@ -319,6 +440,7 @@ class Lowered:
 
     def _part(self, path: "list[Any]", kind: str, *said: "Any") -> None:
         self.parts.append([path, kind, *said])
+        self.count += 2 + (kind == "array")
 
     def _keep(self, buffer: memoryview) -> "tuple[int, int]":
         """Where a buffer will lie."""
@@ -360,23 +482,34 @@ class Reply:
         self._send({"pickle": sizes}, buffers, sum(map(aligned, sizes)), more=more)
 
     def raised(self, exc: BaseException) -> None:
-        """What the function raised, in words."""
+        """What the function raised, in words; with what it was made of, as far as that is plain."""
         told = words_of(exc)
-        self._send({"raised": told}, [], 0)
+        try:
+            more = Lowered(details_of(exc, [MOST_OF_ERROR], 0))
+        except BaseException:  # an exception class of the user's whose own methods raise
+            more = Lowered(None)
+        document = {"raised": told, "value": more.tree, "parts": more.parts}
+        try:
+            self._send(document, more.buffers, more.size)
+        except ValueError:  # too long for this caller
+            self._send({"raised": told}, [], 0)
         short = {"type": told["name"], "message": told["message"], "traceback": told["traceback"]}
         self._write(frames.pack(frames.ERROR, json.dumps(short).encode()), None)
 
     def _send(
         self, document: "dict[str, Any]", buffers: "Buffers", size: int, *, more: bool = False
     ) -> None:
-        said = json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+        said = text_of(document)
         shared = share(buffers, size) if size >= SHARED else None
         body = [LENGTH.pack(len(said)), said]
         if shared is None and size:
             body += padded(buffers)
         length = sum(map(len, body))
         if length > self._largest:
-            raise ValueError(f"the answer is {length} bytes long, the limit is {self._largest}")
+            raise ValueError(
+                f"the answer is {length:,} bytes long, the limit is {self._largest:,}; arrays,"
+                " bytes and what result='pickle' sends may be longer"
+            )
         head: dict[str, Any] = {"media_type": ANSWER}
         if more:
             head["more"] = True
@@ -394,14 +527,49 @@ class Reply:
         left = memoryview(data)
         if right is not None:
             channel = _socket.socket(fileno=self._fd)
+            # What is on its way is our memory, and what says so is short: without this hundreds
+            # would go before one of them is taken.
+            usual = channel.getsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF)
+            channel.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 1)
             try:
+                wait_read(self._fd)
                 packed = struct.pack("i", right)
                 sent = channel.sendmsg([left], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
             finally:
+                channel.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, usual // 2)
                 channel.detach()
             left = left[sent:]
         while left:
             left = left[os.write(self._fd, left) :]
+
+
+def wait_read(fd: int) -> None:
+    """Until the host has read all that was sent: even a short buffer has room for several."""
+    pause = FIRST_LOOK
+    try:
+        while any(fcntl.ioctl(fd, UNREAD, bytes(4))):
+            time.sleep(pause)
+            pause = min(2 * pause, LAST_LOOK)
+    except OSError:
+        return  # of a kind that does not say
+
+
+def text_of(document: "dict[str, Any]") -> bytes:
+    """A document as the host reads it. ValueError if it would not."""
+    try:
+        said = json.dumps(
+            document, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+        ).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            "the answer holds characters that have no UTF-8 form; say result='pickle'"
+        ) from None
+    if len(said) > LONGEST:
+        raise ValueError(
+            f"the answer's text is {len(said):,} bytes long, the limit is {LONGEST:,}; arrays,"
+            " bytes and what result='pickle' sends may be longer"
+        )
+    return said
 
 
 def padded(buffers: "Buffers") -> "list[bytes]":
@@ -442,24 +610,63 @@ def words_of(exc: BaseException) -> "dict[str, Any]":
         "saggar.guest.instance",
     }:
         trace = trace.tb_next
+    message = said_by(str, exc)
+    shown = said_by(lambda: "".join(traceback.format_exception(kind, exc, trace)))
+    return {**named(kind), "message": message[:MAX_TEXT], "traceback": shown[-MAX_TEXT:]}
+
+
+def said_by(says: "Callable[..., str]", *args: object) -> str:
+    """What an exception class of the user's says, whose own methods may raise."""
     try:
-        shown = "".join(traceback.format_exception(kind, exc, trace))
-        message = str(exc)
-    except BaseException as broken:  # an exception class of the user's whose own methods raise
-        shown = message = f"<unprintable: {type(broken).__name__}>"
-    told: dict[str, Any] = {
-        "module": str(kind.__module__)[:500],
-        "name": str(kind.__qualname__)[:500],
-        "message": message[:MAX_TEXT].encode("utf-8", "replace").decode(),
-        "traceback": shown[-MAX_TEXT:].encode("utf-8", "replace").decode(),
-        "args": [one for one in exc.args if type(one) in (str, int, float, bool, type(None))],
+        return says(*args).encode("utf-8", "replace").decode()
+    except BaseException as broken:
+        return f"<unprintable: {type(broken).__name__}>"
+
+
+def named(kind: type) -> "dict[str, Any]":
+    """What a class is called."""
+    return {"module": str(kind.__module__)[:500], "name": str(kind.__qualname__)[:500]}
+
+
+def details_of(exc: BaseException, left: "list[int]", depth: int) -> "dict[str, Any]":
+    """What an exception was made of, as far as that is plain; of a group also what it holds."""
+    args, held = exc.args, dict(vars(exc))
+    slots = {name: getattr(exc, name, None) for name in SLOTS if hasattr(exc, name)}
+    found: dict[str, Any] = {
+        "slots": {name: value for name, value in slots.items() if plain(value, left)},
+        "vars": {name: value for name, value in held.items() if plain(value, left)},
     }
-    try:
-        json.dumps(told, allow_nan=False).encode()
-    except (ValueError, UnicodeEncodeError):
-        told["args"] = []
-    told["whole"] = len(told.get("args") or ()) == len(exc.args)
-    return told
+    if plain(args, left):
+        found.update(args=args, whole=True)
+    if isinstance(exc, BaseExceptionGroup) and depth < MOST_GROUPS:
+        inner = exc.exceptions
+        found["exceptions"] = [
+            {
+                **named(type(one)),
+                "message": said_by(str, one)[:MAX_TEXT],
+                **details_of(one, left, depth + 1),
+            }
+            for one in inner
+        ]
+    return found
+
+
+def plain(value: "Any", left: "list[int]") -> bool:
+    """Whether it is made of Python's own values only, and is not more than is left of room."""
+    kind = type(value)
+    if kind is str:
+        left[0] -= len(value)
+        return left[0] > 0 and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if kind is bytes:
+        left[0] -= len(value)
+        return left[0] > 0
+    if kind is int:
+        return bool(value.bit_length() < 8192)
+    if kind in HOLDERS:
+        left[0] -= 64 * (1 + len(value))
+        items = (*value, *value.values()) if kind is dict else value
+        return left[0] > 0 and all(plain(item, left) for item in items)
+    return kind in PLAIN or kind in (float, complex)
 
 
 def produced(function: "Any", args: "Sequence[Any]", named: "dict[str, Any]") -> object:

@@ -36,21 +36,29 @@ def assemble(plan: WallPlan) -> None:
     """Build the tree over the staging directory, in a mount namespace of our own."""
     # Private first: nothing mounted from here on may reach the host.
     sys_.mount("none", "/", "", sys_.MS_REC | sys_.MS_PRIVATE)
+    # Relative to the staging directory: entries are the host's paths, ours must not hide them. What
+    # is below it all the same is opened before it is hidden.
+    below = [entry for entry in plan.entries if entry.source.startswith(f"{plan.staging}/")]
+    held = {entry.target: opened(entry.source) for entry in below if entry.kind == "bind"}
     flags = sys_.MS_NOSUID | sys_.MS_NODEV
     sys_.mount("saggar-root", plan.staging, "tmpfs", flags, "mode=0755,size=4m,nr_inodes=4096")
-    # Relative to the staging directory: entries are the host's paths, ours must not hide them.
     old_umask = os.umask(0o022)
     for point in POINTS:
         os.makedirs(f"{plan.staging}/{point}", exist_ok=True)
     for name, target in LINKS.items():
         os.symlink(target, f"{plan.staging}/{name}")
     for entry in plan.entries:
-        place(entry, plan.staging)
+        place(entry, plan.staging, held.pop(entry.target, -1))
     os.umask(old_umask)
 
 
-def place(entry: Entry, staging: str) -> None:
-    """Put one entry where it belongs."""
+def opened(source: str) -> int:
+    """A descriptor of a host path, through no link: who may write beside it could change one."""
+    return sys_.openat2(AT_FDCWD, source.encode(), os.O_PATH, sys_.RESOLVE_NO_SYMLINKS)
+
+
+def place(entry: Entry, staging: str, held: int = -1) -> None:
+    """Put one entry where it belongs; `held` is its source where that cannot be seen any more."""
     target = staging + entry.target
     if entry.kind == "hide":
         hide(staging, target)
@@ -65,18 +73,17 @@ def place(entry: Entry, staging: str) -> None:
         with open(target, "w", encoding="utf-8") as file:
             file.write(entry.source)
     else:
-        bind(entry, target)
+        bind(entry, target, held)
 
 
-def bind(entry: Entry, target: str) -> None:
+def bind(entry: Entry, target: str, held: int = -1) -> None:
     """A host path with all that is mounted below it, as much of it usable as its kind says."""
-    if os.path.isdir(entry.source):
-        os.makedirs(target, exist_ok=True)
-    elif not os.path.exists(target):
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-    # By descriptor, and through no link: whoever may write beside it could change what it leads to.
-    fd = sys_.openat2(AT_FDCWD, entry.source.encode(), os.O_PATH, sys_.RESOLVE_NO_SYMLINKS)
+    fd = opened(entry.source) if held < 0 else held
     try:
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            os.makedirs(target, exist_ok=True)
+        elif not os.path.exists(target):
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
         sys_.mount(f"/proc/self/fd/{fd}", target, "", sys_.MS_BIND | sys_.MS_REC)
     finally:
         os.close(fd)

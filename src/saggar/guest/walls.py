@@ -106,7 +106,9 @@ class JailWalls:
 
     def _mount_proc(self) -> None:
         """A /proc of this pid namespace: read-only, without what tells about the host."""
-        flags = FLAGS | sys_.MS_NOEXEC | sys_.MS_RDONLY
+        flags = FLAGS | sys_.MS_NOEXEC
+        if not self._plan.names_threads:
+            flags |= sys_.MS_RDONLY
         self._script.add("mount", b"proc", b"/proc", b"proc", flags, 0)
         for name in filter(lambda name: os.path.exists(f"/proc/{name}"), MASKED):
             path = f"/proc/{name}".encode()

@@ -48,6 +48,8 @@ def _call(code: Pickled, task: Task, limits: Limits) -> Plan:
     said = dumps((task.input.media_type, code.payload, task.input.data), 2)
     return Plan(
         guest={"body": _CALLS, "input": said},
+        # Not the arguments, which it has already: `input()` would read them as words of somebody's.
+        stdin=task.stdin,
         preload=(_CALLS,),
         largest=min(limits.memory, _LARGEST),
     )

@@ -8,6 +8,8 @@ An answer of a remote function is such a document as well, with what JSON cannot
 it: parts by their paths, and buffers behind it for arrays and bytes.
 """
 
+import base64
+import importlib
 import json
 import math
 import re
@@ -15,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, PrivateAttr, model_validator
+from pydantic import AfterValidator, PrivateAttr, field_serializer, model_validator
 from pydantic_core import from_json
 
 from saggar.errors import InvalidTask
@@ -110,13 +112,26 @@ class Answer(Value):
         """ValueError if it is none."""
         length = int.from_bytes(said[:4], "little")
         if length > min(LONGEST, len(said) - 4):
-            raise ValueError(f"an answer's document has up to {LONGEST:,} bytes, found {length:,}")
+            raise ValueError(
+                f"an answer's document has up to {LONGEST:,} bytes, found {length:,}; arrays, bytes"
+                " and what result='pickle' sends may be longer"
+            )
         document = decode_value(said[4 : 4 + length], JSON)
         if not isinstance(document, dict):
             raise ValueError("an answer is a JSON object")
         made = Answer.model_construct(document=document, data=said[4 + length :])
         made._memory = memory  # noqa: SLF001 - our own
         return made
+
+    @field_serializer("data", when_used="json")
+    def _whole(self, data: bytes) -> str:
+        # What came in shared memory would else be lost on its way to a queue or another machine.
+        return base64.urlsafe_b64encode(data if self._memory is None else self._memory).decode()
+
+    @property
+    def size(self) -> int:
+        """Bytes beside its document."""
+        return len(self.data) if self._memory is None else self._memory.nbytes
 
     @property
     def buffers(self) -> memoryview:
@@ -135,14 +150,14 @@ class Answer(Value):
             return value
         if not isinstance(parts, list):
             raise ValueError("the parts of an answer are a list")
-        root, buffers = [value], self.buffers
+        root, places = [value], _Places(self.buffers)
         for part in parts:
             match part:
                 case [list(path), str(kind), *said] if kind in _MAKERS:
                     holder, key = _place(root, path)
                     try:
-                        holder[key] = _MAKERS[kind](holder[key], buffers, said)
-                    except (TypeError, OverflowError) as exc:
+                        holder[key] = _MAKERS[kind](holder[key], places, said)
+                    except (TypeError, ArithmeticError) as exc:
                         raise ValueError(f"no {kind} can be made of that: {exc}") from None
                 case _:
                     raise ValueError(f"no part of an answer: {part!r:.80}")
@@ -163,27 +178,44 @@ def _place(root: list[Any], path: list[Any]) -> tuple[Any, Any]:
     return holder, key
 
 
-def _slice(buffers: memoryview, said: Sequence[Any]) -> memoryview:
-    match said:
-        case [int(offset), int(size)] if 0 <= offset <= offset + size <= buffers.nbytes:
-            return buffers[offset : offset + size]
-    raise ValueError(f"an answer's bytes are at no place of it: {said!r:.80}")
+class _Places:
+    """
+    The bytes behind an answer, each of which is given away once.
+
+    Parts name theirs in order, as ours are written: a few kilobytes that name the same megabytes a
+    hundred times would else become gigabytes here.
+    """
+
+    def __init__(self, buffers: memoryview) -> None:
+        self._buffers, self._given = buffers, 0
+
+    def take(self, said: Sequence[Any]) -> memoryview:
+        """Those at an offset, of a size. ValueError if they are not there, or given already."""
+        match said:
+            case [int(offset), int(size)] if (
+                self._given <= offset <= offset + size <= self._buffers.nbytes
+            ):
+                self._given = offset + size
+                return self._buffers[offset : offset + size]
+        raise ValueError(
+            f"an answer's bytes are at no place of it, or at that of others: {said!r:.80}"
+        )
 
 
-def _bytes(_: Any, buffers: memoryview, said: Sequence[Any]) -> bytes:
-    return bytes(_slice(buffers, said))
+def _bytes(_: Any, places: _Places, said: Sequence[Any]) -> bytes:
+    return bytes(places.take(said))
 
 
 _DTYPE: Final = re.compile(r"[<>|=]?[biufcSU][0-9]{1,9}|[<>]?[mM]8(\[[0-9]{0,9}[A-Za-z]{1,2}\])?")
 
 
-def _array(_: Any, buffers: memoryview, said: Sequence[Any]) -> Any:
+def _array(_: Any, places: _Places, said: Sequence[Any]) -> Any:
     """An array over its bytes, none of which are copied."""
     match said:
         case [str(kind), list(shape), offset, size] if _DTYPE.fullmatch(kind):
             import numpy as np  # where a caller expects arrays it is there
 
-            dtype, flat = np.dtype(kind), _slice(buffers, (offset, size))
+            dtype, flat = np.dtype(kind), places.take((offset, size))
             if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 32:
                 raise ValueError(f"no shape of an array: {shape!r:.80}")
             if math.prod(shape) * dtype.itemsize != flat.nbytes:
@@ -194,8 +226,20 @@ def _array(_: Any, buffers: memoryview, said: Sequence[Any]) -> Any:
     raise ValueError(f"no array: {said!r:.80}")
 
 
-def _number(kind: Callable[[str], Any]) -> Callable[[Any, memoryview, Sequence[Any]], Any]:
-    def made(_: Any, _buffers: memoryview, said: Sequence[Any]) -> Any:
+def _scalar(held: Any, places: _Places, said: Sequence[Any]) -> Any:
+    """A number of numpy's own, which Python has none for."""
+    return _array(held, places, said)[()]
+
+
+def _bytearray(_: Any, places: _Places, said: Sequence[Any]) -> bytearray:
+    return bytearray(places.take(said))
+
+
+_Maker = Callable[[Any, _Places, Sequence[Any]], Any]
+
+
+def _number(kind: Callable[[str], Any]) -> _Maker:
+    def made(_: Any, _places: _Places, said: Sequence[Any]) -> Any:
         match said:
             case [str(text)] if len(text) < 100:
                 return kind(text)
@@ -204,8 +248,49 @@ def _number(kind: Callable[[str], Any]) -> Callable[[Any, memoryview, Sequence[A
     return made
 
 
-def _holder(kind: Callable[[Any], Any]) -> Callable[[Any, memoryview, Sequence[Any]], Any]:
-    def made(items: Any, _: memoryview, _said: Sequence[Any]) -> Any:
+def _spelled(module: str, name: str, method: str = "") -> _Maker:
+    """A value of the standard library's, which is loaded for the first one."""
+
+    def made(_: Any, _places: _Places, said: Sequence[Any]) -> Any:
+        kind = getattr(importlib.import_module(module), name)
+        match said:
+            case [str(text)] if len(text) < 5000:
+                return (getattr(kind, method) if method else kind)(text)
+        raise ValueError(f"no {name}: {said!r:.80}")
+
+    return made
+
+
+def _fraction(_: Any, _places: _Places, said: Sequence[Any]) -> Any:
+    match said:
+        # Of whole numbers only: of "1e999999999" Python makes a number that long.
+        case [int(above), int(below)]:
+            from fractions import Fraction
+
+            return Fraction(above, below)
+    raise ValueError(f"no Fraction: {said!r:.80}")
+
+
+def _timedelta(_: Any, _places: _Places, said: Sequence[Any]) -> Any:
+    match said:
+        case [int(days), int(seconds), int(microseconds)]:
+            from datetime import timedelta
+
+            return timedelta(days, seconds, microseconds)
+    raise ValueError(f"no timedelta: {said!r:.80}")
+
+
+def _deque(items: Any, _: _Places, said: Sequence[Any]) -> Any:
+    match said:
+        case [int() | None as longest] if isinstance(items, list):
+            from collections import deque
+
+            return deque(items, longest)
+    raise ValueError(f"no deque: {said!r:.80}")
+
+
+def _holder(kind: Callable[[Any], Any]) -> _Maker:
+    def made(items: Any, _: _Places, _said: Sequence[Any]) -> Any:
         if not isinstance(items, list):
             raise ValueError("its items are no list")
         if kind is dict:
@@ -223,7 +308,7 @@ def _refuse_collisions(keys: Sequence[Any]) -> None:
     """Numbers that were chosen to have one hash would make what is built of them take hours."""
     counted = Counter(map(hash, keys)).most_common(1)
     if counted and counted[0][1] > ALIKE and len(set(map(repr, keys))) > ALIKE:
-        raise ValueError("too many of its keys have the same hash")
+        raise ValueError("too many of its keys have the same hash; result='pickle' takes them")
 
 
 _MAKERS: Final = {
@@ -235,6 +320,18 @@ _MAKERS: Final = {
     "dict": _holder(dict),
     "float": _number(float),
     "complex": _number(complex),
+    "scalar": _scalar,
+    "bytearray": _bytearray,
+    "deque": _deque,
+    "timedelta": _timedelta,
+    "datetime": _spelled("datetime", "datetime", "fromisoformat"),
+    "date": _spelled("datetime", "date", "fromisoformat"),
+    "time": _spelled("datetime", "time", "fromisoformat"),
+    "Decimal": _spelled("decimal", "Decimal"),
+    "Fraction": _fraction,
+    "UUID": _spelled("uuid", "UUID"),
+    "PosixPath": _spelled("pathlib", "Path"),
+    "PurePosixPath": _spelled("pathlib", "PurePosixPath"),
 }
 
 
@@ -259,7 +356,10 @@ def decode_value(data: bytes, media_type: str | None, memory: memoryview | None 
     if media_type != JSON:
         raise ValueError(f"no codec for media type {media_type!r:.60}; there are: {JSON}")
     if data.count(b"[") + data.count(b"{") > MOST and _containers_in(data) > MOST:
-        raise ValueError(f"the value holds more than {MOST:,} lists and objects")
+        raise ValueError(
+            f"the value holds more than {MOST:,} lists and objects; of a remote function arrays,"
+            " texts and result='pickle' may hold more"
+        )
     try:
         value = from_json(data, allow_inf_nan=False)
     except ValueError as exc:

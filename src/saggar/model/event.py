@@ -4,11 +4,12 @@ What happens during a run, in order. A `Result` is the fold of its events.
 Streaming, logs, metrics and notebooks all read this one stream.
 """
 
+import base64
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_serializer
 
 from saggar.errors import SandboxBroken
 from saggar.model.codec import decode_value
@@ -59,6 +60,16 @@ class Yielded(Value):
         made = cls(data=data, media_type=media_type)
         made._memory = memory
         return made
+
+    @property
+    def beside(self) -> memoryview | None:
+        """What came in shared memory."""
+        return self._memory
+
+    @field_serializer("data", when_used="json")
+    def _whole(self, data: bytes) -> str:
+        # As it would have come where there is no shared memory: the buffers behind the document.
+        return base64.urlsafe_b64encode(b"".join([data, self._memory or b""])).decode()
 
     def value(self) -> Any:
         """What was given. ValueError if it is nothing that can be read."""

@@ -139,6 +139,20 @@ class Capabilities(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class Warmth:
+    """How warm children are kept, where whoever asks for them has a say in it."""
+
+    name: str
+    """Whose they are: children of two names are kept apart."""
+    least: int
+    """Parked as long as there is a platform, once somebody has asked."""
+    most: int
+    """Parked at most, however many are asked for."""
+    idle: float
+    """Seconds without anybody who asks, after which no more than the least stay parked."""
+
+
+@dataclass(frozen=True, slots=True)
 class WarmKey:
     """What a parked child was made for; a run takes only a child of exactly its own key."""
 
@@ -160,6 +174,8 @@ class WarmKey:
     network: Network = Network.NONE
     mounts: tuple[tuple[str, str, bool], ...] = ()
     """Source, target, whether it is read-only."""
+    places: tuple[tuple[int, int], ...] = ()
+    """Device and inode of what these, and another root, are now: a path may be renamed over."""
     root: str | None = None
     rung: Rung = Rung.JAIL
     host_packages: bool = False
@@ -172,3 +188,7 @@ class WarmKey:
     """What can be said of a container beside its image; see `Environment`."""
     limits: Limits | None = None
     """Those that a child is made with, where a driver cannot narrow it later."""
+    gpu: int = 0
+    """How many GPUs it sees."""
+    warmth: Warmth | None = None
+    """None: as warm as the load makes it."""

@@ -104,6 +104,8 @@ class Policy(Value):
     host_packages: bool = False
     accept: Annotated[frozenset[CodeKind], Field(min_length=1), _Sorted] = ALL_KINDS
     """The forms of code that may run; {"named"} is production mode."""
+    gpu: Annotated[int, Field(ge=0, le=64)] = 0
+    """How many GPUs of NVIDIA's it sees; exactly so many, or it is refused before it runs."""
     best_effort: Annotated[frozenset[Annotated[str, AfterValidator(_limit_name)]], _Sorted] = (
         frozenset()
     )
@@ -114,12 +116,18 @@ class Policy(Value):
         This policy, narrowed so that it allows nothing `ceiling` does not.
 
         Raises:
-            PolicyDenied: A field asks for more and cannot be narrowed (code forms, network).
+            PolicyDenied: A field asks for more and cannot be narrowed (code forms, network, GPUs).
         """
         if self.network > ceiling.network:
             raise PolicyDenied(
                 f"policy.network: {self.network} was asked for, at most {ceiling.network}"
                 f" is allowed; the ceiling would have to be Policy(network={self.network.value!r})"
+            )
+        if self.gpu > ceiling.gpu:
+            # Not narrowed either: whoever asks for a GPU would compute without one, and not know.
+            raise PolicyDenied(
+                f"policy.gpu: {self.gpu} was asked for, at most {ceiling.gpu} is allowed; the"
+                f" ceiling would have to be Policy(gpu={self.gpu}), and gpu=0 asks for none"
             )
         narrowed = {
             "isolation": max(self.isolation, ceiling.isolation),

@@ -12,6 +12,7 @@ from saggar.model.environment import Environment
 from saggar.model.paths import printable, relative, utf8, without_nul
 from saggar.model.program import Code, Command, Inline, Named, Pickled, Program
 from saggar.model.quantity import MiB, format_bytes
+from saggar.model.secrets import Secrets, check_name
 from saggar.model.value import Value
 
 LARGEST_TASK: Final = 64 * MiB
@@ -29,6 +30,14 @@ def _variable(name: str) -> str:
     if "=" in name:
         raise ValueError(f"the name of a variable cannot hold '=': {name!r:.60}")
     return printable(name, "the name of a variable")
+
+
+def _secret(name: str) -> str:
+    try:
+        check_name(name)
+    except InvalidTask as exc:
+        raise ValueError(str(exc).removeprefix("secrets: ")) from None
+    return name
 
 
 def _content(content: object, info: ValidationInfo) -> object:
@@ -58,7 +67,7 @@ class Task(Value):
     input: Payload = Payload.model_construct()
     args: tuple[Argument, ...] = ()
     env: Mapping[Variable, Argument] = {}
-    secrets: tuple[Variable, ...] = ()
+    secrets: tuple[Annotated[str, AfterValidator(_secret)], ...] = ()
     """Names of secrets; their values never travel with a task."""
     files: tuple[File, ...] = ()
     """What is placed in the work folder before the run."""
@@ -106,7 +115,7 @@ class Task(Value):
             "input": None if input is None else encode_input(input),
             "args": _texts("args", args),
             "env": env,
-            "secrets": _texts("secrets", secrets),
+            "secrets": _named(secrets),
             "files": _files(files),
             "collect": _texts("collect", collect),
             "stdin": stdin,
@@ -164,6 +173,16 @@ def _files(files: Mapping[str, Any] | Iterable[File]) -> tuple[File, ...]:
         if isinstance(each, str | PathLike):
             raise InvalidTask(f"task.files: {_WANTED_FILES}, found {each!r:.60} among them")
     return found
+
+
+def _named(secrets: Any) -> tuple[str, ...]:
+    if isinstance(secrets, Mapping | Secrets):
+        raise InvalidTask(
+            "task.secrets: a task has names only, and so has a job; the operator of its workers"
+            " keeps the values as SAGGAR_SECRET_<NAME>, or a run is given them:"
+            " run(..., secrets={...})"
+        )
+    return _texts("secrets", secrets)
 
 
 def _texts(field: str, texts: str | Iterable[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from saggar.errors import InvalidTask
 from saggar.jobs.job import job_limits
 from saggar.model.limits import Limits
 from saggar.model.policy import Policy
+from saggar.model.secrets import NO_SECRETS, Secrets
 from saggar.model.task import Task
 from saggar.model.value import Value
 
@@ -29,6 +30,8 @@ class Bounds(Value):
 
     policy: Policy | None = None
     limits: Mapping[str, Any] | None = None
+    leave: bool = False
+    """Whether what is large in the answer is left behind, to be fetched as an upload is."""
 
     def within(self, ceiling: Policy, usual: Limits | None = None) -> Policy:
         """The policy that is meant; `usual` are the limits of what has none."""
@@ -64,7 +67,20 @@ def run(document: Any) -> tuple[Task, Bounds]:
 
 def job(document: Any) -> tuple[Task, Submission]:
     """A job. InvalidTask."""
+    if isinstance(document, dict) and isinstance(document.get("secrets"), dict):
+        raise InvalidTask(
+            "secrets: a job waits in a queue, where no value should lie; name them, and its"
+            " operator keeps them as SAGGAR_SECRET_<NAME>"
+        )
     return _divided(document, Submission)
+
+
+def with_secrets(document: Any) -> tuple[Any, Secrets]:
+    """A run's document with the names of its secrets only, and the values that came along."""
+    if not isinstance(document, dict) or not isinstance(document.get("secrets"), dict):
+        return document, NO_SECRETS
+    given = Secrets(document["secrets"])
+    return {**document, "secrets": list(given.names)}, given
 
 
 def described(model: type[Bounds]) -> dict[str, Any]:

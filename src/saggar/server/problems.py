@@ -64,7 +64,12 @@ def status_of(exc: SaggarError) -> int:
 
 
 def problem(
-    status: int, detail: str, *, code: str = "", headers: Mapping[str, str] | None = None
+    status: int,
+    detail: str,
+    *,
+    code: str = "",
+    headers: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Response:
     """The answer that says what is wrong; `code` is a slug that stays the same for ever."""
     title = http.HTTPStatus(status).phrase if status in _KNOWN else "Error"
@@ -74,6 +79,7 @@ def problem(
         "status": status,
         "detail": detail,
         "code": code or CODES.get(status, "http"),
+        **(more or {}),
     }
     # In ASCII: what was found may be quoted, and holds whatever the caller sent.
     content = json.dumps(document).encode()

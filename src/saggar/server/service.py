@@ -7,26 +7,37 @@ for which tenant he asks.
 
 import logging
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.to_thread
 from fastapi import Request
 
-from saggar.config import Settings
-from saggar.errors import Overloaded, PolicyDenied
-from saggar.jobs.job import Job, job_limits
+from saggar.config import Settings, cache_dir
+from saggar.errors import InvalidTask, Overloaded, PolicyDenied
+from saggar.jobs.job import HEAVY, STANDARD, Job, job_limits
 from saggar.jobs.store import Store
 from saggar.jobs.submission import Desk, JobHandle
 from saggar.model.policy import Policy
+from saggar.model.quantity import GiB
 from saggar.model.task import Task
-from saggar.platform import Platform
+from saggar.platform import Platform, admit_secrets
 from saggar.server.auth import CALLER, OPERATOR
+from saggar.server.room import Room
+from saggar.server.uploads import Uploads
 
 DEFAULT: Final = "default"
+QUEUES: Final = (STANDARD, HEAVY)
+WAITS: Final = 200
+"""Requests of one tenant that wait for jobs at once; a server has a thousand for all."""
+JOINED: Final = 2
+INPUTS: Final = 1 * GiB
+"""Bytes of inputs of all runs at once."""
 PATIENCE: Final = 10.0
 """Seconds that a run waits for its turn."""
 log = logging.getLogger("saggar.server")
@@ -39,6 +50,12 @@ class Service:
         self.settings, self.platform = settings, platform
         self.desk = Desk(settings)
         self._letters: Store | None = None
+        self._waiting: Counter[str] = Counter()
+        self._uploads: dict[str, Uploads] = {}
+        self.joining = anyio.CapacityLimiter(JOINED)
+        """Whose jobs are put together of pieces, each with all its input in memory."""
+        self.room = Room(INPUTS, PATIENCE)
+        """For what runs are given in pieces, for as long as they run."""
         self._turns = anyio.CapacityLimiter(max(8, 4 * (os.cpu_count() or 1)))
 
     def ceiling(self, queue: str | None = None) -> Policy:
@@ -64,6 +81,7 @@ class Service:
                 f"environment.preload: {', '.join(sorted(refused))} is not on the operator's list,"
                 " SAGGAR_PRELOAD; a program can import it itself"
             )
+        admit_secrets(task.secrets, self.settings)
         names = {model.partition("@")[0] for model in around.models}
         listed = self.settings.models
         if refused := {name for name in names if not any(fnmatchcase(name, one) for one in listed)}:
@@ -72,12 +90,45 @@ class Service:
                 " SAGGAR_MODELS: a worker would fetch it with his token"
             )
 
+    def admit_queue(self, name: str) -> None:
+        """Let a queue pass that somebody reads. InvalidTask."""
+        if name not in (known := (*QUEUES, *self.settings.queues)):
+            raise InvalidTask(
+                f"queue: wanted one of {', '.join(known)}, found {name!r:.80}; an operator may add"
+                " to them: SAGGAR_QUEUES"
+            )
+
+    @contextmanager
+    def waiting(self, request: Request) -> Iterator[None]:
+        """One of as many requests as a tenant may have wait for jobs at once. Overloaded."""
+        owner = caller(request)
+        if owner is not None and self._waiting[owner] >= WAITS:
+            raise Overloaded(
+                f"{WAITS} requests of yours wait for jobs; wait for fewer", retry_after=PATIENCE
+            )
+        key = owner or OPERATOR
+        self._waiting[key] += 1
+        try:
+            yield
+        finally:
+            self._waiting[key] -= 1
+
     async def store(self) -> Store:
         """The queue, for what is asked of it in a thread."""
         if self._letters is None:
             await self.desk.store()  # the broker, if it is ours, is owned from here on
             self._letters = await anyio.to_thread.run_sync(Store.of, self.settings)
         return self._letters
+
+    def uploads(self, request: Request) -> Uploads:
+        """What whoever asks has left here; that of others is not there for him."""
+        owner = str(request.scope.get(CALLER) or OPERATOR)
+        if owner not in self._uploads:
+            shared = self.settings.blobs
+            root = Path(shared) if shared.startswith("/") else cache_dir(self.settings)
+            most = self.settings.uploads_size
+            self._uploads[owner] = Uploads(root / "uploads", owner, most)
+        return self._uploads[owner]
 
     async def job(self, job_id: str, caller: str | None) -> Job:
         """A job of the caller's. NotFound, Expired."""

@@ -2,12 +2,13 @@
 Answers that take a while: given up when the caller leaves, told as they come to be.
 
 A caller who reads slowly holds up nobody: what is produced waits for him in memory, and how much
-that can be is a limit of the run it comes from.
+that can be is a limit of the run it comes from. Only what a generator yields has none: it waits
+until he has read what was before.
 """
 
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
@@ -16,7 +17,8 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from saggar.errors import SaggarError
+from saggar.errors import SaggarError, UsageError
+from saggar.model.quantity import MiB
 from saggar.server.body import write
 from saggar.server.problems import alone
 
@@ -29,6 +31,10 @@ T = TypeVar("T")
 KEEPALIVE: Final = 10.0
 """Seconds without news after which a line says that there are none."""
 NO_NEWS: Final = write({"type": "keepalive"}) + b"\n"
+AHEAD: Final = 1 * MiB
+"""Bytes that wait for a slow reader before a generator waits as well."""
+UNREAD: Final = 60.0
+"""Seconds for which a generator waits so."""
 LEFT: Final = 499
 """The status that nobody gets; logs of other servers use it."""
 
@@ -69,11 +75,16 @@ class Lines(Response):
         documents: AsyncGenerator[Mapping[str, object]],
         failed: Callable[[SaggarError], Mapping[str, object]],
         keepalive: float = KEEPALIVE,
+        unread: float = UNREAD,
     ) -> None:
         super().__init__()
         # The length of an empty body was set, and there is one.
         del self.headers["content-length"]
         self._documents, self._failed, self._keepalive = documents, failed, keepalive
+        self._unread = unread
+        self._waiting = 0
+        """Bytes that are produced and not sent."""
+        self._sent = anyio.Event()
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:  # noqa: ARG002 - ASGI's
         """Send them, until there are no more or the caller leaves."""
@@ -92,10 +103,28 @@ class Lines(Response):
             try:
                 async with aclosing(self._documents) as documents:
                     async for document in documents:
-                        outlet.send_nowait(self.line(document))
+                        line = self.line(document)
+                        self._waiting += len(line)
+                        outlet.send_nowait(line)
+                        if document.get("kind") == "yielded":
+                            await self._room()
             except SaggarError as exc:
                 # The status is long sent: what is left is to say it here.
-                outlet.send_nowait(self.line(self._failed(exc)))
+                with suppress(anyio.BrokenResourceError):
+                    outlet.send_nowait(self.line(self._failed(exc)))
+            except anyio.BrokenResourceError:
+                return  # the caller left a moment ago, and nobody sends what is produced
+
+    async def _room(self) -> None:
+        """Wait until there is little that was not sent. UsageError if nobody reads at all."""
+        try:
+            while self._waiting > AHEAD:
+                self._sent = anyio.Event()
+                with anyio.fail_after(self._unread):
+                    await self._sent.wait()
+        except TimeoutError:
+            # Whoever holds a connection and does not read would hold a run as well.
+            raise UsageError(f"for {self._unread:g} s nobody read what is yielded") from None
 
     def line(self, document: Mapping[str, object]) -> bytes:
         """One of them, as it is sent."""
@@ -107,6 +136,9 @@ class Lines(Response):
         async with inlet:
             while (lines := await self._next(inlet)) is not None:
                 await send({"type": "http.response.body", "body": lines, "more_body": True})
+                if lines is not self.no_news:
+                    self._waiting -= len(lines)
+                    self._sent.set()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _next(self, inlet: MemoryObjectReceiveStream[bytes]) -> bytes | None:

@@ -145,6 +145,10 @@ class Control:
                 await relay(line, self.sandbox(name), argv, request.head)
             case {"say": "get", "id": str(name), "path": str(path)}:
                 await give(line, self.sandbox(name), path)
+            case {"say": "ask", "head": {"id": str(name)} as asked}:
+                from saggar.sessions import distant
+
+                await distant.answer(line, self._directory.instance(name), asked)
             case {"say": "put", "id": str(name), "path": str(path), "name": str(own)}:
                 files = self.sandbox(name).files
                 place = await destination(files, path, own)

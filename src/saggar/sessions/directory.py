@@ -98,6 +98,14 @@ class Directory:
         """Hold an instance until it is closed, or its time is over."""
         self._instances[instance.id] = instance, self._life(idle, max_age)
 
+        def again() -> None:
+            if instance.id not in self._instances:
+                self.keep(instance, idle, max_age)
+
+        instance.kept = again
+        driver, since = instance.sandbox.driver, instance.created
+        self._table.add(Row(instance.id, "instance", driver, instance.owner, since))
+
     def _life(self, idle: float | None, max_age: float | None) -> Life:
         return Life(
             self._caps.idle if idle is None else idle,
@@ -212,6 +220,9 @@ class Directory:
     def _leave(self, sandbox: Sandbox) -> None:
         if self._sandboxes.pop(sandbox.id, None) is not None:
             self._table.remove(sandbox.id)
+        for instance, _ in self._instances.values():
+            if instance.sandbox is sandbox:
+                instance.bury()
 
     async def open_session(  # noqa: PLR0913 - what one is opened with
         self,
@@ -257,9 +268,11 @@ class Directory:
         while self._sandboxes or self._coming:
             await anyio.sleep(LOOK)
             for name, (instance, life) in list(self._instances.items()):
-                if instance.closed or self._over(instance, life):
+                if instance.closed or (why := self._over(instance, life)):
                     del self._instances[name]
-                    self._tasks.start_soon(instance.close)
+                    self._table.remove(name, "instance")
+                    if not instance.closed:
+                        self._tasks.start_soon(instance.close, why)
             for name, (session, life) in list(self._sessions.items()):
                 if session.closed:
                     self._forget(name)
@@ -274,17 +287,31 @@ class Directory:
         del self._sessions[name]
         self._table.remove(name, "session")
 
+    async def part(self) -> None:
+        """End every instance, all at once: its own end first, for as long as its grace lasts."""
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as tasks:
+                for instance, _ in self._instances.values():
+                    tasks.start_soon(instance.close)
+
     def close(self) -> None:
         """Bury who is left, when every task has ended."""
         for session, _ in self._sessions.values():
             session.bury()
         self._sessions.clear()
+        for instance, _ in self._instances.values():
+            instance.bury()
+            instance.closed = True
+        self._instances.clear()
 
-    def _over(self, session: Session | Instance, life: Life) -> bool:
+    def _over(self, session: Session | Instance, life: Life) -> str:
+        """Why its time is over; empty while it is not."""
         now = self._clock()
         if now - session.created > life.age:
-            return True
-        return not session.busy and now - session.used > life.idle
+            return f"it had been there for max_age={life.age:g} seconds"
+        if not session.busy and now - session.used > life.idle:
+            return f"nobody had called it for idle={life.idle:g} seconds"
+        return ""
 
 
 def _ours(exc: Exception) -> SaggarError:

@@ -17,11 +17,11 @@ from saggar.drivers.treewatch import life
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One live sandbox, or a session that has one."""
+    """One live sandbox, or a session or an instance that has one."""
 
     id: str
     kind: str
-    """`sandbox` or `session`; a session has the id of its first sandbox."""
+    """`sandbox`, `session` or `instance`; the latter two have the id of their first sandbox."""
     driver: str
     owner: str
     created: float

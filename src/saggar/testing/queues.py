@@ -200,6 +200,19 @@ async def check_a_tenant_has_no_more_waiting_than_he_may(rig: Rig) -> None:
     await submitted(rig, job(tenant="other"), quota=quota)
 
 
+async def check_what_waits_for_its_time_or_elsewhere_waits_as_well(rig: Rig) -> None:
+    """A tenant has a number of jobs that wait, whichever queue they are in; none of them runs."""
+    quota = Quota(waiting=3)
+    await submitted(rig, quota=quota, delay=60)
+    await submitted(rig, job(queue=HEAVY), quota=quota)
+    wanted = await submitted(rig, quota=quota)
+    await refused(Overloaded, rig.queue.submit(job(), Terms(quota=quota)))
+    await refused(Overloaded, rig.queue.submit(job(queue="ours"), Terms(quota=quota)))
+    assert wanted.id == (await taken(rig)).job.id
+    await submitted(rig, quota=quota)
+    await refused(Overloaded, rig.queue.submit(job(), Terms(delay=60, quota=quota)))
+
+
 async def check_a_rate_is_held(rig: Rig) -> None:
     """A burst passes, then one at a time; the refusal says when."""
     quota = Quota(rate=2, burst=3)
@@ -360,6 +373,24 @@ async def check_the_same_work_joins_what_is_under_way(rig: Rig) -> None:
     await rig.queue.settle(lease, well())
     after = await rig.queue.submit(keyed(), Terms())
     assert ("cached", first.id) == (after.came, after.job_id)
+
+
+async def check_who_joins_what_is_delayed_does_not_wait_for_it(rig: Rig) -> None:
+    """A job that never ran starts as early as any of its submissions wants."""
+    late = keyed()
+    await submitted(rig, late, delay=3600)
+    receipt = await rig.queue.submit(keyed(), Terms(delay=30))
+    assert (late.id, "joined") == (receipt.job_id, receipt.came)
+    await rig.pass_time(31)
+    lease = await taken(rig)
+    assert late.id == lease.job.id
+    await rig.queue.settle(lease, Again(FAILED, 60))
+    await rig.queue.submit(keyed(), Terms())
+    assert await rig.take() is None, "what failed is tried again in its own time"
+    other = keyed("print(2)")
+    await submitted(rig, other, delay=3600)
+    await rig.queue.submit(keyed("print(2)"), Terms())
+    assert other.id == (await taken(rig)).job.id
 
 
 async def check_no_tenant_is_served_from_anothers_run(rig: Rig) -> None:

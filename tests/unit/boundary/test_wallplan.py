@@ -24,6 +24,7 @@ PLAIN = {
     "environment": (("HOME", "/work"),),
     "preload": ("json",),
     "site": (),
+    "names_threads": False,
 }
 
 

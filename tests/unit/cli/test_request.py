@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from saggar.cli.options import LIMITS, parser
-from saggar.cli.request import environment, in_options, interpreter, request
-from saggar.errors import InvalidTask, PolicyDenied, UsageError
+from saggar.cli.request import environment, in_options, interpreter, request, secrets
+from saggar.errors import InvalidTask, NotFound, PolicyDenied, UsageError
 from saggar.model.limits import LIMIT_NAMES, Limits
 from saggar.model.policy import Network, Policy, Rung
 
@@ -200,3 +200,33 @@ def test_a_proposed_policy_is_said_in_options():
 
 def test_a_policy_that_no_option_asks_for_stays_as_it_is():
     assert "Policy(mounts=('/x',))" == in_options("Policy(mounts=('/x',))")
+
+
+def test_secrets_are_named_and_their_values_are_those_of_our_environment(monkeypatch):
+    monkeypatch.setenv("DB_URL", "of-this-shell")
+    monkeypatch.setenv("SAGGAR_SECRET_TOKEN", "of-the-operator")
+    task, _ = asked("-c", "1", "--secret", "DB_URL", "--secret", "TOKEN")
+    found = secrets(task.secrets)
+
+    assert ("DB_URL", "TOKEN") == task.secrets
+    assert {"DB_URL": "of-this-shell", "TOKEN": "of-the-operator"} == found.reveal()
+    with pytest.raises(NotFound, match="neither OTHER nor SAGGAR_SECRET_OTHER is set here"):
+        secrets(("OTHER",))
+
+
+def test_a_value_in_the_command_line_is_refused_and_not_repeated():
+    with pytest.raises(UsageError, match="--secret: wanted a name such as 'DB_URL'") as found:
+        asked("-c", "1", "--secret", "DB_URL=hush")
+    assert "hush" not in str(found.value)
+    with pytest.raises(InvalidTask, match="--secret: "):
+        asked("-c", "1", "--secret", "no name")
+
+
+def test_gpus_are_asked_for_and_allowed_at_once():
+    _, policy = asked("-c", "1", "--gpu", "2")
+
+    assert 2 == policy.gpu
+    with pytest.raises(UsageError, match="--gpu: must be"):
+        asked("-c", "1", "--gpu", "many")
+    with pytest.raises(PolicyDenied, match="gpu"):
+        asked("-c", "1", "--gpu", "1", ceiling=Policy())

@@ -24,5 +24,5 @@ def test_what_is_no_event_is_a_mistake_in_the_call(said):
 def test_something_has_to_be_asked_for(monkeypatch):
     monkeypatch.delenv("RUNPOD_TEST_INPUT", raising=False)
 
-    with pytest.raises(UsageError, match="--test_input EVENT or --rp_serve_api"):
+    with pytest.raises(UsageError, match=r"wanted --test_input EVENT, .* or --rp_serve_api"):
         runpod.main([])

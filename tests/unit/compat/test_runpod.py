@@ -100,6 +100,7 @@ def test_a_format_that_nobody_knows_is_refused():
     ("said", "what"),
     [
         ({"function_code": CODE}, "code"),
+        ({"class_code": CODE}, "code"),
         ({"modules": {"m.py": ""}}, "modules"),
         ({"dependencies": ["numpy"]}, "dependencies"),
         ({"system_dependencies": ["git"]}, "system_dependencies"),
@@ -157,6 +158,7 @@ def test_the_operator_says_more_by_variables():
             "EXECUTION_NETWORK": "host",
             "EXECUTION_BEST_EFFORT": "cpu-share, disk",
             "EXECUTION_HOST_PACKAGES": "yes",
+            "EXECUTION_GPU": "2",
         }
     )
 
@@ -168,10 +170,11 @@ def test_the_operator_says_more_by_variables():
     assert frozenset({"cpu_share", "disk"}) == found.policy.best_effort
     assert found.policy.host_packages
     assert found.environment.host_packages
+    assert 2 == found.policy.gpu
 
 
 @pytest.mark.parametrize(
-    "variable", ["EXECUTION_TIMEOUT", "EXECUTION_MEMORY", "EXECUTION_ISOLATION"]
+    "variable", ["EXECUTION_TIMEOUT", "EXECUTION_MEMORY", "EXECUTION_ISOLATION", "EXECUTION_GPU"]
 )
 def test_a_variable_that_does_not_fit_is_named(variable):
     with pytest.raises(UsageError, match=variable):

@@ -168,6 +168,8 @@ def test_the_command_writes_the_users_values(tmp_path, capsys):
         (("compose", "--workers", "0"), "stack.workers: must be greater than or equal to 1"),
         (("compose", "--context", "src"), "no worker.Dockerfile in"),
         (("k8s", "--least", "30"), "at least 30 and at most 20"),
+        (("k8s", "--worker-image", 'a b"c'), "wanted an image such as"),
+        (("compose", "--worker-image", "a:b:c"), "wanted an image such as"),
     ],
 )
 def test_the_command_says_what_was_wrong(words, said, capsys):

@@ -6,6 +6,7 @@ import sys
 
 import anyio
 import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from saggar.environments import commands
 from saggar.environments.commands import Command
@@ -150,3 +151,31 @@ async def test_a_bar_that_is_drawn_over_itself_is_heard_line_by_line():
     await commands.attempt(python("print('1 %\\r2 %\\r3 %')", hear=heard.append))
 
     assert ["1 %", "2 %", "3 %"] == heard
+
+
+OWNER = """
+import anyio, sys
+from saggar.environments import commands
+argv = [sys.executable, "-I", "-S", "-c", sys.argv[1]]
+hear = lambda line: print(line, flush=True)
+anyio.run(commands.attempt, commands.Command(argv, hear=hear))
+"""
+KIN = """
+import os, time
+os.write(1, b"%d\\n" % os.getpid())
+if os.fork() == 0:
+    os.write(1, b"%d\\n" % os.getpid())
+time.sleep(600)
+"""
+
+
+async def test_a_kill_of_ours_ends_a_command_and_whom_it_started():
+    words = [sys.executable, "-c", OWNER, KIN]
+    async with await anyio.open_process(words, stdin=None) as owner:
+        assert owner.stdout is not None
+        heard = BufferedByteReceiveStream(owner.stdout)
+        with anyio.fail_after(30):
+            pids = [int(await heard.receive_until(b"\n", 20)) for _ in range(2)]
+        owner.kill()
+
+        assert await ended(pids)

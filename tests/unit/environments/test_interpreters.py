@@ -83,3 +83,8 @@ async def test_without_uv_there_is_still_path(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "uv", None)
 
     assert str(python) == await interpreters.of_version("3.98")
+
+
+async def test_one_that_is_too_old_is_not_looked_for():
+    with pytest.raises(NotFound, match=r"3\.11 is the oldest that will do, and 2\.7 was named"):
+        await interpreters.of_version("2.7")

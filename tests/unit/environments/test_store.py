@@ -289,11 +289,15 @@ async def test_whoever_waits_for_a_build_can_be_cancelled(store, shelf, interpre
 
 
 async def test_an_installer_left_behind_keeps_its_turn(store, cache, tmp_path, interpreter):
-    """We are killed, uv goes on: nobody sweeps its folder or builds the same beside it."""
+    """
+    We are killed, and a child of uv's that has left its session goes on: nobody sweeps its folder
+    or builds the same beside it.
+    """
     uv = tmp_path / "prefix" / "bin" / "uv"
     uv.parent.mkdir(parents=True)
     os.mkfifo(tmp_path / "fifo")
-    uv.write_text(f"#!/bin/sh\necho Downloading slowly >&2\nread line < {tmp_path}/fifo\n")
+    left = f"echo Downloading slowly >&2; read line < {tmp_path}/fifo"
+    uv.write_text(f"#!/bin/sh\nexec setsid -w sh -c '{left}'\n")
     uv.chmod(0o755)
     argv = [interpreter, "-c", PREPARE, str(cache), str(uv.parent.parent)]
     async with await anyio.open_process(argv) as host:

@@ -172,3 +172,80 @@ def test_what_a_lock_names_is_what_is_registered(app, tmp_path):
     assert pins == registry["throw"]["environment"]["packages"]
     assert "saggar bake --prepare /app/baked_code" in (tmp_path / "out/Dockerfile").read_text()
     assert json.loads((tmp_path / "out/hashes.json").read_text())["files"]["registry.json"]
+
+
+TERMS = """
+    from saggar.functions.classes import enter
+    from saggar.functions.remote import remote
+    from saggar.model.policy import Policy
+
+    @remote(timeout="2s", limits={"memory": "64MiB"}, network="host", env={"A": "1"})
+    def fire(z: int, a: int): ...
+
+    @remote(policy=Policy(network="loopback", limits={"processes": 3}), secrets=["TOKEN"])
+    class Kiln:
+        def __init__(self, size: int): ...
+        @enter
+        def light(self): ...
+        def heat(self, degrees: int) -> int: ...
+        @staticmethod
+        def told(word: str): ...
+        @classmethod
+        def made(cls, word: str): ...
+        def each(self): yield 1
+        def _private(self): ...
+        def __call__(self): ...
+        part = str
+"""
+
+
+def test_what_a_decorator_says_of_where_it_runs_is_written(tmp_path):
+    (tmp_path / "kilns.py").write_text(dedent(TERMS))
+    found = baked(tmp_path / "kilns.py", tmp_path / "out")
+
+    assert ({"memory": 64 << 20, "wall": 2.0}, "host", {"A": "1"}) == (
+        found["fire"]["limits"],
+        found["fire"]["network"],
+        found["fire"]["env"],
+    )
+    assert ({"processes": 3}, "loopback", ["TOKEN"]) == (
+        found["Kiln"]["limits"],
+        found["Kiln"]["network"],
+        found["Kiln"]["secrets"],
+    )
+    assert found == json.loads((tmp_path / "out" / "registry.json").read_text())
+
+
+def test_of_a_class_the_methods_for_others_are_written(tmp_path):
+    (tmp_path / "kilns.py").write_text(dedent(TERMS))
+    schemas = baked(tmp_path / "kilns.py", tmp_path / "out")["Kiln"]["schemas"]
+
+    assert ["__call__", "heat", "made", "told"] == list(schemas["methods"])
+    assert {"size": {"type": "integer"}} == schemas["input"]["properties"]
+    assert {"degrees": {"type": "integer"}} == schemas["methods"]["heat"]["input"]["properties"]
+    assert ["word"] == schemas["methods"]["made"]["input"]["required"]
+    assert ["word"] == schemas["methods"]["told"]["input"]["required"]
+
+
+def test_positional_arguments_keep_the_order_of_the_code(tmp_path):
+    (tmp_path / "kilns.py").write_text(dedent(TERMS))
+    baked(tmp_path / "kilns.py", tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "registry.json").read_text())
+
+    assert ["z", "a"] == list(said["fire"]["schemas"]["input"]["properties"])
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_generator_has_no_one_answer(tmp_path, kind):
+    (tmp_path / "kilns.py").write_text(f"__baked__ = ['f']\n{kind} f():\n    yield 1\n")
+
+    with pytest.raises(InvalidTask, match=r"kilns\.f is a generator"):
+        bake.collect(tmp_path / "kilns.py")
+
+
+def test_the_values_of_secrets_are_not_baked(tmp_path):
+    text = "from saggar.functions.remote import remote\n@remote(secrets={'A': 'b'})\ndef f(): ...\n"
+    (tmp_path / "kilns.py").write_text(text)
+
+    with pytest.raises(InvalidTask, match=r"kilns.f: secrets: .* give names"):
+        bake.collect(tmp_path / "kilns.py")

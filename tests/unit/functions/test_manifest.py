@@ -134,3 +134,56 @@ def test_a_schema_has_a_say_about_arguments(folder):
     assert "'x' was given twice" == found.problem("f", [1], {"x": 1})
     assert "wanted at most 2 positional arguments, found 3" == found.problem("f", [1, 2, 3], {})
     assert found.problem("f", [], {}) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "origin"),
+    [
+        ("import os\n", "os.system", "os"),
+        ("from os import system\n", "system", "os"),
+        ("import subprocess as f\n", "f.run", "subprocess"),
+    ],
+)
+def test_what_a_module_imports_from_elsewhere_is_not_baked(folder, text, name, origin):
+    (folder / "main.py").write_text(text)
+
+    with pytest.raises(InvalidTask, match=rf"imports .* from '{origin}', which was not baked"):
+        registry(folder, {"f": {**ENTRY, "name": name}})
+
+
+def test_what_a_module_imports_from_its_folder_is_baked(folder):
+    (folder / "inner.py").write_text("def g(): return 1\n")
+    (folder / "main.py").write_text("from inner import g\nfrom . import inner\n")
+
+    assert "g" == registry(folder, {"f": {**ENTRY, "name": "g"}}).find("f").name
+
+
+def test_pythons_own_names_are_nobodys(folder):
+    with pytest.raises(InvalidTask, match="'__builtins__' is Python's own"):
+        registry(folder, {"f": {**ENTRY, "name": "__builtins__"}})
+
+
+@pytest.mark.parametrize(
+    "schemas", [{"input": {"type": "nonsense"}}, {"methods": {"fire": {"output": {"type": 5}}}}]
+)
+def test_a_schema_that_is_none_is_refused(folder, schemas):
+    with pytest.raises(InvalidTask, match=r"registry.json: f(\.fire)?: schemas"):
+        registry(folder, {"f": {**ENTRY, "schemas": schemas}})
+
+
+def test_a_limit_that_is_none_is_refused(folder):
+    with pytest.raises(InvalidTask, match=r"registry\.json: f: "):
+        registry(folder, {"f": {**ENTRY, "limits": {"memory": "much"}}})
+
+
+def test_hashes_are_those_of_the_start(folder):
+    (folder / "notes.txt").write_text("kept")
+    path = folder / "registry.json"
+    path.write_text(json.dumps({"f": ENTRY}))
+    hashed(folder)
+    found = Registry.load(path)
+    (folder / "notes.txt").write_text("changed")
+    hashed(folder)
+
+    with pytest.raises(InvalidTask, match=r"'notes.txt' is not what was baked"):
+        found.verify_hashes()

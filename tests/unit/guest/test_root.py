@@ -143,3 +143,14 @@ def test_the_tree_has_a_size_of_its_own(staging):
         return found.f_blocks * found.f_frsize, found.f_files
 
     assert (4 << 20, 4096) == assembled(staging, [], look)
+
+
+def test_what_the_staging_folder_hides_can_be_shown_all_the_same(staging):
+    (staging / "below").mkdir()
+    (staging / "below" / "file").write_text("content")
+    entries = [Entry("bind", "/seen/below", str(staging / "below"))]
+
+    def look():
+        return [os.listdir(staging / "seen/below"), (staging / "below").exists()]
+
+    assert [["file"], False] == assembled(staging, entries, look)

@@ -50,6 +50,7 @@ def test_a_pickled_function_is_called_by_a_body_of_ours():
 
     assert "saggar.guest.remote" == plan.guest["body"]
     assert ("saggar.guest.remote",) == plan.preload
+    assert b"" == plan.stdin  # its arguments are no input() of its
     assert ("application/json", b"function", b"[[1],{}]") == marshal.loads(plan.guest["input"])
     assert plan.largest == Limits().memory
 

@@ -41,6 +41,7 @@ POLICIES = st.builds(
     host_packages=st.booleans(),
     accept=st.frozensets(st.sampled_from(CodeKind), min_size=1),
     best_effort=st.frozensets(st.sampled_from(LIMIT_NAMES)),
+    gpu=st.integers(0, 2),
 )
 PROBES = ["/", "/a", "/a/b", "/a/b/c", "/a/b/c/d", "/a/x", "/a-b", "/a-b/x", "/ab", "/c", "/c/x"]
 
@@ -56,12 +57,14 @@ def allows(wide, narrow):
         and narrow.host_packages <= wide.host_packages
         and narrow.accept <= wide.accept
         and narrow.best_effort <= wide.best_effort
+        and narrow.gpu <= wide.gpu
     )
 
 
 def narrowed(policy, ceiling):
     """`policy` within `ceiling`, for those pairs that have one."""
-    assume(policy.network <= ceiling.network and policy.accept & ceiling.accept)
+    assume(policy.network <= ceiling.network and policy.gpu <= ceiling.gpu)
+    assume(policy.accept & ceiling.accept)
     return policy.within(ceiling)
 
 
@@ -118,6 +121,13 @@ def test_json_of_a_policy_has_one_order():
 def test_network_cannot_be_narrowed():
     with pytest.raises(PolicyDenied, match=r"^policy\.network: host was asked for, at most none"):
         Policy(network=Network.HOST).within(Policy())
+
+
+def test_gpus_are_given_or_refused_and_never_left_out():
+    with pytest.raises(PolicyDenied, match=r"^policy\.gpu: 2 was asked for, at most 1 is allowed"):
+        Policy(gpu=2).within(Policy(gpu=1))
+
+    assert 1 == Policy(gpu=1).within(Policy(gpu=4)).gpu
 
 
 def test_code_forms_of_which_none_is_left_are_denied():

@@ -1,12 +1,14 @@
 """Keys of tenants, beside the one that is nobody's in particular."""
 
+from contextlib import ExitStack
+
 import httpx
 import pytest
 from fastapi import Request
 
-from saggar import PolicyDenied
+from saggar import Platform, PolicyDenied
 from saggar.config import Settings
-from saggar.errors import InvalidTask
+from saggar.errors import InvalidTask, Overloaded
 from saggar.server import service
 from saggar.server.app import create_app
 from saggar.server.auth import CALLER, OPERATOR, Doors
@@ -73,3 +75,27 @@ def test_keys_are_shown_to_nobody():
 def test_keys_that_cannot_be_are_refused(keys, complaint):
     with pytest.raises(InvalidTask, match=complaint):
         Settings(keys=keys)
+
+
+def test_a_tenant_has_so_many_requests_wait_and_the_others_as_well():
+    here = service.Service(Settings(), Platform(Settings()))
+    ours, others = (Request({"type": "http", CALLER: name}) for name in ("team-a", "team-b"))
+    with ExitStack() as held:
+        for _ in range(service.WAITS):
+            held.enter_context(here.waiting(ours))
+        with pytest.raises(Overloaded, match="200 requests of yours wait"):
+            held.enter_context(here.waiting(ours))
+        held.enter_context(here.waiting(others))
+    with here.waiting(ours):
+        pass
+
+
+def test_a_queue_that_the_operator_does_not_name_is_refused():
+    here = service.Service(Settings(queues=("mine",)), Platform(Settings()))
+
+    for known in ("code_execution", "code_execution_heavy", "mine"):
+        here.admit_queue(known)
+    with pytest.raises(
+        InvalidTask, match=r"wanted one of code_execution, .*, mine, found .unacked"
+    ):
+        here.admit_queue("unacked_mutex")

@@ -25,6 +25,8 @@ NONE = "none in this kernel"
 _DECIDES = ("ID", "Version", "KernelVersion", "SecurityOptions")
 """What an engine says of itself that another answer may come with."""
 DEVICES = ("null", "zero", "full", "random", "urandom")
+GPUS = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", *(f"nvidia{n}" for n in range(64)))
+"""What an engine may make in a container that asks for GPUs; which of them is its own choice."""
 
 
 def confinement(key: WarmKey) -> dict[str, Any]:
@@ -43,10 +45,10 @@ def confinement(key: WarmKey) -> dict[str, Any]:
         raise DriverUnavailable(f"docker cannot be had here: {exc}") from None
     # Where the root itself may be written to, Landlock cannot tell it from what is mounted there.
     writable = ["/"] if key.writable_root else [SPACE, SHARED_MEMORY, *shared]
-    return {"filter": inner, "landlock": _landlock(network, writable)}
+    return {"filter": inner, "landlock": _landlock(network, writable, gpu=key.gpu > 0)}
 
 
-def _landlock(network: str, writable: list[str]) -> tuple[Any, ...] | None:
+def _landlock(network: str, writable: list[str], *, gpu: bool) -> tuple[Any, ...] | None:
     """A read-only mount keeps nobody from writing into a fifo that lies there; this does."""
     version = landlock.abi()
     if not version:
@@ -56,6 +58,8 @@ def _landlock(network: str, writable: list[str]) -> tuple[Any, ...] | None:
         read=("/",),
         write=writable,
         devices=tuple(f"/dev/{name}" for name in DEVICES),
+        steered=tuple(f"/dev/{name}" for name in GPUS) if gpu else (),
+        filled=("/proc",) if gpu else (),
         network=network,
     )
     return (*rules[:3], list(rules.rules), rules.size, rules.flags)

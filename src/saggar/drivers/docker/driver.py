@@ -14,7 +14,7 @@ from saggar.drivers.docker.confinement import Landlocked, confinement
 from saggar.drivers.docker.engine import Engine, Image, address
 from saggar.drivers.docker.interior import Interior, interior, refuse_strangers
 from saggar.drivers.docker.nursery import ContainerNursery, Ground, open_nursery
-from saggar.drivers.docker.promises import Promises, facts, promises
+from saggar.drivers.docker.promises import Promises, facts, promises, without_gpu
 from saggar.drivers.docker.spec import Blueprint
 from saggar.drivers.interpreter import find
 from saggar.errors import DriverUnavailable, InvalidTask, PlatformError
@@ -164,6 +164,8 @@ class DockerDriver:
         arrival.check(key.mounts)
         if not self._about:
             self._about = engine.about()
+        if key.gpu and (reason := without_gpu(self._about)):
+            raise DriverUnavailable(f"gpu={key.gpu} cannot be had in a container here: {reason}")
         reference = key.image or self._settings.image
         # Asked for each nursery: a name may stand for another image by now.
         image = engine.image(reference)

@@ -30,6 +30,8 @@ LATE = 600.0
 """Seconds after which what an engine did not confirm to have made will not come any more."""
 GONE = (404, 409)
 """There is no such container, or its removal is under way."""
+NO_GPU = "could not select device driver"
+"""What the engine says when it starts a container with GPUs and knows nobody who brings them."""
 HOW_TO_START = "apt install docker.io; or name one with DOCKER_HOST=unix:///path/to/docker.sock"
 
 
@@ -276,6 +278,11 @@ def _translated(exc: Exception, address: str) -> Exception:
     from requests.exceptions import RequestException
 
     if isinstance(exc, APIError):
+        if NO_GPU in _said(exc):
+            return DriverUnavailable(
+                f"the container engine gives no GPUs: {_said(exc)}; install"
+                " nvidia-container-toolkit, and restart the engine"
+            )
         return SandboxBroken(f"the container engine refused: {_said(exc)}")
     if isinstance(exc, DockerException | RequestException):
         return DriverUnavailable(f"no container engine answers at {address}: {exc}"[:500])

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from saggar.drivers import gpu
 from saggar.drivers.docker.engine import SEEN
 from saggar.errors import DriverUnavailable
 from saggar.model.plan import Support
@@ -73,6 +74,18 @@ def promises(about: Mapping[str, Any], runtime: str) -> Promises:
     return Promises(rung_of(runtime), found)
 
 
+def without_gpu(about: Mapping[str, Any]) -> str:
+    """Why an engine can give no GPU to a container; empty if it may, which only a start tells."""
+    said = [*(about.get("Runtimes") or ()), *(about.get("DiscoveredDevices") or ())]
+    if any("nvidia" in str(one) for one in said) or gpu.CONTROL in gpu.look().nodes:
+        return ""
+    return (
+        f"there is no {gpu.CONTROL} on this machine, and the engine names neither a runtime"
+        " 'nvidia' nor a device of nvidia.com/gpu; NVIDIA's driver and nvidia-container-toolkit"
+        " give it them"
+    )
+
+
 def facts(about: Mapping[str, Any]) -> dict[str, str]:
     """What is worth knowing of an engine."""
     security = [str(one) for one in about.get("SecurityOptions") or ()]
@@ -84,4 +97,5 @@ def facts(about: Mapping[str, Any]) -> dict[str, str]:
         "cgroups": f"version {about.get('CgroupVersion') or '?'}",
         "runtimes": ", ".join(sorted(about.get("Runtimes") or ())) or "?",
         "storage": str(about.get("Driver", "?")),
+        "gpu": f"none: {reason}" if (reason := without_gpu(about)) else "left to the engine",
     }

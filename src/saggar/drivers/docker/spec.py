@@ -100,7 +100,9 @@ class Blueprint:
 
     def _host(self, door: str) -> dict[str, Any]:
         limits = self.limits
-        named = {"Runtime": self.runtime} if self.runtime else {}
+        named: dict[str, Any] = {"Runtime": self.runtime} if self.runtime else {}
+        if self.key.gpu:
+            named["DeviceRequests"] = [gpus(self.key.gpu)]
         return named | {
             "NetworkMode": "host" if self.key.network is Network.HOST else "none",
             "ReadonlyRootfs": not self.key.writable_root,
@@ -135,6 +137,15 @@ class Blueprint:
             }
             for source, target, read_only in found
         ]
+
+
+def gpus(count: int) -> dict[str, Any]:
+    """So many GPUs, as the engine is asked for them: to compute and to be looked at, no more."""
+    return {
+        "Driver": "nvidia",
+        "Count": count,
+        "Capabilities": [["gpu", "compute", "utility"]],
+    }
 
 
 def writable(limits: Limits) -> dict[str, str]:

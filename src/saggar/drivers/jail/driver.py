@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 from saggar.config import Settings, runtime_dir
 from saggar.drivers.interpreter import Interpreter, find
@@ -29,6 +30,9 @@ from saggar.errors import DriverUnavailable, PlatformError, SandboxBroken
 from saggar.model.limits import Limits
 from saggar.model.plan import Capabilities, Layer, WarmKey, around
 from saggar.model.policy import Network, Policy, Rung
+
+if TYPE_CHECKING:
+    from saggar.drivers.gpu import Passage
 
 
 class JailDriver:
@@ -163,6 +167,9 @@ class JailDriver:
     ) -> AsyncIterator[tuple[ForkServer, Space]]:
         if rung is Rung.LANDLOCK and (reason := promises.unconfined(key.network)):
             raise SandboxBroken(reason)
+        if rung is Rung.LANDLOCK and key.gpu and (reason := promises.shared_proc()):
+            raise SandboxBroken(reason)
+        passage = _passage(key.gpu) if key.gpu else None
         interpreter = find(key.interpreter or None)
         with self._ids() as (ids, held), self._staging(rung) as staging:
             async with running() as server:
@@ -173,9 +180,10 @@ class JailDriver:
                     ids=ids,
                     memory_enforced=self._cgroups().supports["memory"].enforced,
                     entrances=self._cgroups().hierarchies,
+                    gpu=passage,
                 )
                 server.build(compile_plan(key, policy.limits, layers, interpreter, ground), held)
-                yield server, self._space(rung, interpreter, layers, policy.limits)
+                yield server, self._space(ground, interpreter, layers, policy.limits)
 
     @contextmanager
     def _staging(self, rung: Rung) -> Iterator[str]:
@@ -203,6 +211,8 @@ class JailDriver:
         return {**RECIPES, **self._cgroups().recipes}
 
     def _facts(self) -> dict[str, str]:
+        from saggar.drivers import gpu
+
         found = self._cgroups().supports
         groups = sorted({how.how for how in found.values() if how.enforced})
         return {
@@ -211,24 +221,26 @@ class JailDriver:
             "cgroups": "; ".join(groups) or "none that can be written",
             "networks": ", ".join(Network),
             "user ids": "a leased block" if os.geteuid() == 0 else "the caller's own",
+            "gpu": gpu.fact(gpu.look()),
         }
 
     def _space(
-        self, rung: Rung, interpreter: Interpreter, layers: Sequence[Layer], limits: Limits
+        self, ground: Ground, interpreter: Interpreter, layers: Sequence[Layer], limits: Limits
     ) -> Space:
-        inside = rung is Rung.JAIL
+        inside = ground.rung == Rung.JAIL
         python = executable_inside(interpreter) if inside else interpreter.executable
         site = [(layer.target if inside else layer.path) for layer in layers if layer.python_path]
         found = self._cgroups().supports.items()
         kept = frozenset(name for name, finding in found if finding.enforced)
-        variables = around(environment_variables(python), layers, inside=inside)
+        variables = around(environment_variables(python, ground), layers, inside=inside)
         return Space(
-            rung.value,
+            ground.rung,
             variables,
             tuple(site),
             (limits.disk, limits.inodes),
             own_uid=inside or os.geteuid() == 0,
             kept=kept,
+            gpu=ground.gpu is not None,
         )
 
     def _cgroups(self) -> Cgroups:
@@ -266,6 +278,12 @@ class JailDriver:
                 f"{self.name} cannot enforce here: {reasons};"
                 f" Policy(best_effort={{{names}}}) would do without"
             )
+
+
+def _passage(count: int) -> "Passage":
+    from saggar.drivers import gpu  # few runs have one, and a short one starts quickly
+
+    return gpu.passage(gpu.look(), count)
 
 
 class JailNursery:

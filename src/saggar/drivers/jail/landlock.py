@@ -31,6 +31,8 @@ _READ: Final = EXECUTE | READ_FILE | READ_DIR
 _WITHHELD: Final = MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV | RESOLVE_UNIX
 _WRITE: Final = sum(_FILES.values()) & ~_WITHHELD
 _DEVICE: Final = READ_FILE | WRITE_FILE
+_STEERED: Final = _DEVICE | IOCTL_DEV
+_FILLED: Final = _READ | WRITE_FILE | TRUNCATE
 
 # LOG_SAME_EXEC_OFF, LOG_SUBDOMAINS_OFF: a guest in a loop must not fill the host's audit log.
 _QUIET: Final = 1 << 0 | 1 << 2
@@ -59,23 +61,32 @@ def abi() -> int:
         return 0
 
 
-def ruleset(
+def ruleset(  # noqa: PLR0913 - one for each kind of right
     abi: int,
     *,
     read: Iterable[str] = (),
     write: Iterable[str] = (),
     devices: Iterable[str] = (),
+    steered: Iterable[str] = (),
+    filled: Iterable[str] = (),
     network: str,
 ) -> LandlockRules:
     """
     The rules for a kernel that speaks version `abi`.
 
     `read` may be read and executed, in `write` everything may be done but making devices, and
-    `devices` are opened but take no ioctl. Rights to ports are taken away only where `network` is
-    none; a rule that allowed them all could not be written, since a rule names a port.
+    `devices` are opened but take no ioctl, those that are `steered` take them; in `filled` nothing
+    is made, but what is there may be written to. Rights to ports are taken away only where
+    `network` is none; a rule that allowed them all could not be written, since a rule names a port.
     """
     files = _known(_FILES, abi)
-    granted = ((read, _READ), (write, _WRITE), (devices, _DEVICE))
+    granted = (
+        (read, _READ),
+        (write, _WRITE),
+        (devices, _DEVICE),
+        (steered, _STEERED),
+        (filled, _FILLED),
+    )
     rules = ((path, rights & files) for paths, rights in granted for path in paths)
     return LandlockRules(
         handled_fs=files,

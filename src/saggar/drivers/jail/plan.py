@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saggar.boundary.wallplan import INNER_UID, Entry, Landlock, WallPlan
 from saggar.drivers.interpreter import OPTIONS, Interpreter, bootstrap
@@ -20,6 +21,9 @@ from saggar.errors import InvalidTask
 from saggar.model.limits import Limits
 from saggar.model.plan import Layer, WarmKey, around
 from saggar.model.policy import Network
+
+if TYPE_CHECKING:
+    from saggar.drivers.gpu import Passage
 
 WORK = "/work"
 CAP_SYS_ADMIN = 21
@@ -64,10 +68,12 @@ class Ids:
     count: int
 
 
-def environment_variables(interpreter: str) -> dict[str, str]:
+def environment_variables(interpreter: str, ground: "Ground | None" = None) -> dict[str, str]:
     """What every program finds in its environment, before the task's own variables."""
     path = [os.path.dirname(interpreter), "/usr/local/bin", "/usr/bin", "/bin"]
+    gpu = ground.gpu if ground else None
     return {
+        **(gpu.variables(inside=ground is not None and ground.rung == "jail") if gpu else {}),
         "HOME": WORK,
         "USER": "sandbox",
         "LOGNAME": "sandbox",
@@ -89,6 +95,8 @@ class Ground:
     """Whether a cgroup counts memory; without one, what cannot be seen is refused."""
     entrances: int
     """How many cgroups each child enters."""
+    gpu: "Passage | None" = None
+    """What is shown of GPUs; None where there are none to be seen."""
 
 
 def compile_plan(
@@ -102,10 +110,11 @@ def compile_plan(
     machine, network = platform.machine(), key.network.value
     jail = ground.rung == "jail"
     inside = executable_inside(interpreter) if jail else interpreter.executable
+    variables = environment_variables(inside, ground)
     return WallPlan(
         rung=ground.rung,
         argv=(inside, *OPTIONS, "-c", bootstrap()),
-        entries=tuple(entries(key, layers, interpreter)),
+        entries=tuple(entries(key, layers, interpreter, ground.gpu)),
         staging=ground.staging,
         uid=ground.ids.uid,
         gid=ground.ids.gid,
@@ -120,14 +129,15 @@ def compile_plan(
             memory_enforced=ground.memory_enforced,
             shares=not all(read_only for _, _, read_only in key.mounts),
         ),
-        landlock=_landlock(key, layers, interpreter, ground.rung),
+        landlock=_landlock(key, layers, interpreter, ground),
         disk=limits.disk,
         inodes=limits.inodes,
         rlimits=FIXED,
         entrances=ground.entrances,
-        environment=tuple(around(environment_variables(inside), layers, inside=jail).items()),
+        environment=tuple(around(variables, layers, inside=jail).items()),
         preload=key.preload,
         site=tuple((x.target if jail else x.path) for x in layers if x.python_path),
+        names_threads=ground.gpu is not None,
     )
 
 
@@ -158,7 +168,9 @@ def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder + "/")
 
 
-def entries(key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter) -> Iterator[Entry]:
+def entries(
+    key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter, gpu: "Passage | None" = None
+) -> Iterator[Entry]:
     """The read-only root, in the order it is put together."""
     targets = [target for _, target, _ in key.mounts]
     for one, other in itertools.permutations(targets, 2):
@@ -176,6 +188,8 @@ def entries(key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter) -> 
         yield Entry("hide", folder)
     for layer in layers:
         yield Entry("bind", layer.target, os.path.realpath(layer.path))
+    if gpu is not None:
+        yield from _gpu(gpu)
     for source, target, read_only in key.mounts:
         if os.path.realpath(source) != source:
             raise InvalidTask(f"mount {source!r} leads through a link; name its real path")
@@ -241,6 +255,18 @@ def _etc(network: Network, root: Path) -> Iterator[Entry]:
             yield Entry("bind", f"/etc/{name}", str(path))
 
 
+def _gpu(gpu: "Passage") -> Iterator[Entry]:
+    """
+    Devices, the driver's own libraries, and what tells of both.
+
+    The libraries at a place of ours: what the system's linker knows, another root does not.
+    """
+    yield from (Entry("device", path, path) for path in gpu.devices)
+    yield from (Entry("bind", inside, path) for inside, path in gpu.libraries)
+    yield from (Entry("bind", path, path) for path in gpu.folders)
+    yield from (Entry("link", inside, said) for inside, said in gpu.links)
+
+
 def _third_party(interpreter: Interpreter) -> Iterator[str]:
     """Folders of other people's packages that came along with the prefix or /usr."""
     inside = prefix_inside(interpreter)
@@ -253,12 +279,12 @@ def _third_party(interpreter: Interpreter) -> Iterator[str]:
 
 
 def _landlock(
-    key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter, rung: str
+    key: WarmKey, layers: Sequence[Layer], interpreter: Interpreter, ground: Ground
 ) -> Landlock | None:
     abi = landlock.abi()
     if not abi:
         return None
-    if rung == "jail":
+    if ground.rung == "jail":
         read: tuple[str, ...] = ("/",)
         shared = [target for _, target, read_only in key.mounts if not read_only]
         write: tuple[str, ...] = ("/tmp", WORK, "/dev/shm", *shared)
@@ -267,11 +293,21 @@ def _landlock(
         etc = [f"/etc/{name}" for name in names]
         read = ("/usr", *(f"/{name}" for name in ROOT_FOLDERS), *etc, interpreter.prefix)
         read += tuple(layer.path for layer in layers)
+        read += ground.gpu.seen if ground.gpu else ()
         # Followed now, and by nobody later; a mount's source has no links to follow.
         read = tuple(map(os.path.realpath, read)) + tuple(mount[0] for mount in key.mounts)
         # Each child's own folder, in which it stands when the rules are made.
         write = (".", *(source for source, _, read_only in key.mounts if not read_only))
     devices = tuple(f"/dev/{name}" for name in DEVICES)
     network = key.network.value
-    rules = landlock.ruleset(abi, read=read, write=write, devices=devices, network=network)
+    rules = landlock.ruleset(
+        abi,
+        read=read,
+        write=write,
+        devices=devices,
+        # All that a GPU does it is told by ioctl. Of /proc a program writes what is its own.
+        steered=ground.gpu.devices if ground.gpu else (),
+        filled=("/proc",) if ground.gpu else (),
+        network=network,
+    )
     return Landlock(*rules[:3], list(rules.rules), rules.size, rules.flags)

@@ -4,9 +4,10 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 
 from saggar.boundary import syscalls
@@ -32,6 +33,8 @@ class Space:
     """Whether the kernel counts a child's processes apart from everybody else's."""
     kept: frozenset[str]
     """The limits that cgroups keep here: "memory", "processes", "cpu_share", "cpu"."""
+    gpu: bool = False
+    """Whether they see a GPU."""
 
 
 _TURN = count()
@@ -50,6 +53,10 @@ class JailProcess:
         self._child = child
         self._handles = child.handles()
         self._cgroup = cgroup
+        self._used: Meter | None = None
+        """What its cgroup counted, once that is given back: whoever has it next counts anew."""
+        if cgroup is not None and child.on_end is not None:
+            child.on_end = partial(self._given_back, cgroup, child.on_end)
         self._space = space
         self._released = False
         self.isolation = space.rung
@@ -70,6 +77,13 @@ class JailProcess:
         self.channel = socket.socket(fileno=os.dup(self._handles.channel))
         self.channel.setblocking(False)
 
+    def _given_back(self, cgroup: Cgroup, release: Callable[[], None]) -> None:
+        """All of it is dead before it was released: its first process was killed for memory."""
+        if not self._released:
+            with suppress(OSError):
+                self._used = cgroup.reading()
+        release()
+
     def claim(self, limits: Limits) -> None:
         """Narrow it to `limits`: the cgroup and the disk now, the rest is the runner's."""
         kept = self._space.kept
@@ -86,6 +100,7 @@ class JailProcess:
             memory_enforced="memory" in kept,
             processes_enforced="processes" in kept,
             own_uid=self._space.own_uid,
+            gpu=self._space.gpu,
         )
 
     def _pin(self, share: float) -> None:
@@ -117,6 +132,8 @@ class JailProcess:
 
     def read(self) -> Reading:
         """What the tree has used so far; by looking at every process where no cgroup counts."""
+        if self._used is not None:
+            return replace(self.first_read(), processes=0)
         if "memory" in self._space.kept and self._cgroup is not None:
             return replace(self.first_read(), processes=self._cgroup.processes())
         seen, files = self._tree().reading(), self._files()
@@ -154,7 +171,9 @@ class JailProcess:
 
     def first_read(self) -> Reading:
         """The same as cheaply as possible: the cgroup's word, or the first process's own share."""
-        used = self._cgroup.reading() if self._cgroup is not None else NOTHING
+        used = self._used
+        if used is None:
+            used = self._cgroup.reading() if self._cgroup is not None else NOTHING
         cpu, memory = used.cpu, used.memory
         if cpu is None or memory is None:
             own_cpu, own_memory = TreeWatch.first(self._pid)

@@ -48,6 +48,13 @@ def unconfined(network: Network) -> str:
     return ""
 
 
+def shared_proc() -> str:
+    """Why a GPU, which takes a /proc to write to, is not for guests that share ours; or nothing."""
+    if os.geteuid() == 0:
+        return ""  # each has a user id of its own, whose files there are its own
+    return "a GPU takes write access to /proc, where this user's other processes would be as well"
+
+
 def supports(rung: Rung, limits: Limits, cgroups: Mapping[str, Finding]) -> dict[str, Support]:
     """Every limit, and what keeps it on `rung`; a cgroup wherever there is one."""
     found = {name: Support(enforced=True, how=how) for name, how in ALWAYS.items()}

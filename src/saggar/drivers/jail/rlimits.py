@@ -49,13 +49,15 @@ def rlimits(
     memory_enforced: bool,
     processes_enforced: bool,
     own_uid: bool = True,
+    gpu: bool = False,
 ) -> tuple[Rlimit, ...]:
     """
     Resource, soft and hard limit of all that a task has a say in; `FIXED` is the rest.
 
     `memory_enforced` and `processes_enforced` say whether a cgroup keeps these limits. Without a
     user id (or a user namespace) of its own, processes cannot be counted this way: the count would
-    be that of everything its user runs.
+    be that of everything its user runs. With a `gpu` there is no limit on address space: its driver
+    takes as much of it as all memory of the machine and its cards together.
 
     A hard limit cannot be raised: whoever sets these takes the lower of it and the inherited one.
     """
@@ -66,7 +68,7 @@ def rlimits(
         _same(NOFILE, limits.open_files),
     ]
     if not memory_enforced:
-        found += _memory(limits)
+        found += [one for one in _memory(limits) if one[0] != AS or not gpu]
     if own_uid:
         # Counts the process that is the task itself; pid 1 has another user id.
         spare = _BEHIND_CGROUP if processes_enforced else 0

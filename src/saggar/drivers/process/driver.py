@@ -32,6 +32,8 @@ class ProcessDriver:
         return self._capabilities
 
     async def _try(self) -> Capabilities:
+        from saggar.drivers import gpu
+
         key = WarmKey(interpreter="", environment="probe", rung=Rung.PROCESS)
         try:
             async with self.nursery(key, sufficient(), ()) as nursery:
@@ -45,6 +47,7 @@ class ProcessDriver:
             limits=supports(),
             reasons=tuple(shortcomings()),
             warm=self.warm,
+            facts={"gpu": gpu.fact(gpu.look())},
         )
 
     def close(self) -> None:
@@ -68,6 +71,10 @@ class ProcessDriver:
             raise DriverUnavailable("process shows the host's own files, and cannot mount others")
         if named := key.of_containers:
             raise DriverUnavailable(f"process is no container: {named} takes driver='docker'")
+        if key.gpu:  # its programs see every device that this user can open, asked for or not
+            from saggar.drivers import gpu
+
+            gpu.passage(gpu.look(), key.gpu)
         admit(policy)
         interpreter = find(key.interpreter or None).executable
         site = tuple(layer.path for layer in layers if layer.python_path)

@@ -12,10 +12,10 @@ from saggar.model.policy import Policy
 from saggar.platform import Platform
 from saggar.server.app import create_app
 from saggar.server.auth import Doors
-from saggar.server.routes import jobs, letters, runs, watching
+from saggar.server.routes import jobs, letters, runs, uploads, watching
 from saggar.server.service import Service
 
-JOBS: Final = (jobs, letters, watching)
+JOBS: Final = (jobs, letters, uploads, watching)
 """What runs nothing here, and needs no walls here."""
 ALL: Final = (*JOBS, runs)
 
@@ -34,7 +34,7 @@ def application(settings: Settings, doors: Doors, rooms: Iterable[ModuleType] = 
             finally:
                 await service.aclose()
 
-    app = create_app("Saggar", doors, lifespan)
+    app = create_app("Saggar", doors, lifespan, raw=(uploads.PATH,))
     for room in rooms:
         room.install(app)
     return app

@@ -9,12 +9,13 @@ import anyio.to_thread
 from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
-from saggar.errors import Overloaded
+from saggar.errors import Overloaded, SaggarError
 from saggar.jobs import listing
-from saggar.jobs.job import Job, JobState
-from saggar.server import asked, problems, service
+from saggar.jobs.job import Failure, Job, JobState
+from saggar.jobs.submission import failed as errored
+from saggar.server import asked, pieces, problems, service
 from saggar.server.body import Answer, Json
-from saggar.server.routes.streaming import streamed, told
+from saggar.server.routes.streaming import answered, failed, lacking_uploads, streamed, told
 from saggar.server.stream import while_connected
 from saggar.telemetry.log import say
 
@@ -39,13 +40,21 @@ def install(app: FastAPI) -> None:
 async def submit(request: Request, document: Json) -> Response:
     """Take a job in; 202 with its id before anything of it is done."""
     here = service.of(request)
+    document, parts = pieces.divided(document)
     task, said = asked.job(document)
     tenant = service.tenant(request, said.tenant)
-    wishes = said.model_dump(exclude={"policy", "limits", "tenant"}, exclude_none=True)
+    beside = {"policy", "limits", "tenant", "leave"}
+    wishes = said.model_dump(exclude=beside, exclude_none=True)
     policy = said.policy_within(here.ceiling(said.queue))
+    here.admit_queue(said.queue)
     here.admit(task, policy)
+    uploads = here.uploads(request)
+    if lacking := await pieces.lacking(parts, uploads):
+        return lacking_uploads(lacking)
     try:
-        job = await here.desk.submit(task, policy, tenant=tenant, **wishes)
+        async with here.joining:
+            task = await pieces.whole(task, parts, uploads, policy.limits.memory)
+            job = await here.desk.submit(task, policy, tenant=tenant, **wishes)
     except Overloaded as exc:
         # Not that we could not: this caller has had his share.
         return problems.of(exc, 429)
@@ -78,18 +87,34 @@ async def show(request: Request, job_id: str) -> dict[str, Any]:
 
 
 async def result(
-    request: Request, job_id: str, wait: Annotated[float, Query(ge=0, le=LONGEST)] = 0
+    request: Request,
+    job_id: str,
+    wait: Annotated[float, Query(ge=0, le=LONGEST)] = 0,
+    *,
+    leave: bool = False,
 ) -> Response:
-    """Its result; 202 and how it stands, if it has none within `wait` seconds."""
+    """
+    Its result; 202 and how it stands, if it has none within `wait` seconds.
+
+    With `leave`, what is large in it is left behind, to be fetched as an upload is.
+    """
     here = service.of(request)
     job = await here.job(job_id, service.caller(request))
     handle = await here.handle(job)
     try:
-        found = await while_connected(request, lambda: handle.result(wait))
+        with here.waiting(request):
+            found = await while_connected(request, lambda: handle.result(wait))
     except TimeoutError:
         job = await here.job(job_id, service.caller(request))
         return Answer(shown(job), 202, {"Retry-After": "1"})
-    return Answer(found.model_dump(mode="json"))
+    except Overloaded as exc:
+        return problems.of(exc, 429)
+    except SaggarError:
+        job = await here.job(job_id, service.caller(request))
+        if job.state is not JobState.DEAD or job.failure is None:
+            raise
+        return given_up(job, job.failure)
+    return await answered(found, here.uploads(request) if leave else None)
 
 
 async def events(request: Request, job_id: str) -> Response:
@@ -97,12 +122,30 @@ async def events(request: Request, job_id: str) -> Response:
     here = service.of(request)
     handle = await here.handle(await here.job(job_id, service.caller(request)))
 
+    try:
+        with here.waiting(request):
+            pass  # while it can still be said with a status
+    except Overloaded as exc:
+        return problems.of(exc, 429)
+
     async def documents() -> AsyncGenerator[Mapping[str, object]]:
-        async with aclosing(told(handle.events())) as found:
-            async for each in found:
-                yield each
+        finished = False
+        with here.waiting(request):
+            async with aclosing(told(handle.events())) as found:
+                async for each in found:
+                    finished = each["kind"] == "finished"
+                    yield each
+            job = await handle.job()
+            if not finished and job.state is JobState.DEAD and job.failure is not None:
+                yield failed(errored(job.failure))
 
     return streamed(request, documents())
+
+
+def given_up(job: Job, failure: Failure) -> Response:
+    """It has no result and will not get one: not that the request was wrong, or that we are."""
+    more = {"state": job.state, "failure": failure.model_dump(mode="json")}
+    return problems.problem(424, failure.message, code="job-failed", more=more)
 
 
 async def cancel(request: Request, job_id: str) -> Response:

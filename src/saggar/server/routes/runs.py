@@ -1,15 +1,17 @@
 """Runs: the caller waits, and no queue is asked."""
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from saggar.model.result import Result
-from saggar.server import asked, body, service
-from saggar.server.routes.streaming import streamed, told, wanted
+from saggar.model.task import Task
+from saggar.platform import RunOptions
+from saggar.server import asked, body, pieces, service
+from saggar.server.routes.streaming import answered, lacking_uploads, streamed, told, wanted
 from saggar.server.stream import while_connected
 
 
@@ -24,21 +26,34 @@ def install(app: FastAPI) -> None:
 async def run(request: Request) -> Response:
     """Run it and answer with its result; as it happens, where lines or events are asked for."""
     here = service.of(request)
-    task, said = asked.run(await body.read(request))
+    document, secrets = asked.with_secrets(await body.read(request))
+    document, parts = pieces.divided(document)
+    task, said = asked.run(document)
     policy = said.within(here.ceiling())
     policy.admit(task)
+    uploads = here.uploads(request)
+    options: RunOptions = {"policy": policy, "secrets": secrets}
+    if lacking := await pieces.lacking(parts, uploads):
+        return lacking_uploads(lacking)
+
+    @asynccontextmanager
+    async def ready() -> AsyncGenerator[Task]:
+        """It with all that came in pieces, when its turn has come, and for as long as it runs."""
+        async with here.turn(), here.room.held(await pieces.weight(parts, uploads)):
+            yield await pieces.whole(task, parts, uploads, policy.limits.memory)
 
     async def documents() -> AsyncGenerator[Mapping[str, object]]:
-        async with here.turn(), aclosing(here.platform.events(task, policy=policy)) as events:
-            async for each in told(events):
+        async with ready() as found, aclosing(here.platform.events(found, **options)) as events:
+            async for each in told(events, uploads if said.leave else None):
                 yield each
 
     if wanted(request):
-        return streamed(request, documents())
+        # Its clock goes on while nobody reads.
+        return streamed(request, documents(), unread=policy.limits.wall + policy.limits.grace)
 
     async def result() -> Result[Any]:
-        async with here.turn():
-            return await here.platform.run(task, policy=policy)
+        async with ready() as found:
+            return await here.platform.run(found, **options)
 
-    found = await while_connected(request, result)
-    return Response(found.model_dump_json(), media_type="application/json")
+    ended = await while_connected(request, result)
+    return await answered(ended, uploads if said.leave else None)

@@ -5,14 +5,20 @@ What was printed is there twice: `data` is its bytes in base64, `text` the same 
 """
 
 import codecs
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from typing import Any, Final
 
 from fastapi import Request
+from starlette.responses import Response
 
 from saggar.errors import SaggarError
 from saggar.model.event import Event, Output
-from saggar.server.stream import Lines
+from saggar.model.result import Result
+from saggar.server import pieces
+from saggar.server.body import write
+from saggar.server.problems import problem
+from saggar.server.stream import UNREAD, Lines
+from saggar.server.uploads import Uploads
 
 SSE: Final = "text/event-stream"
 NDJSON: Final = "application/x-ndjson"
@@ -30,10 +36,16 @@ class Sent(Lines):
         return b"event: %s\ndata: %s\n" % (str(document["kind"]).encode(), super().line(document))
 
 
-def streamed(request: Request, documents: AsyncGenerator[Mapping[str, object]]) -> Lines:
-    """An answer of these documents, in the form that is asked for."""
+def streamed(
+    request: Request, documents: AsyncGenerator[Mapping[str, object]], unread: float = UNREAD
+) -> Lines:
+    """
+    An answer of these documents, in the form that is asked for.
+
+    What yields waits up to `unread` seconds for whoever does not read.
+    """
     kind = Sent if SSE in request.headers.get("accept", "") else Lines
-    return kind(documents, failed)
+    return kind(documents, failed, unread=unread)
 
 
 def wanted(request: Request) -> bool:
@@ -41,15 +53,35 @@ def wanted(request: Request) -> bool:
     return any(kind in request.headers.get("accept", "") for kind in (SSE, NDJSON))
 
 
-async def told(events: AsyncIterator[Event]) -> AsyncGenerator[Mapping[str, object]]:
-    """Each event as a document."""
+async def told(
+    events: AsyncIterator[Event], uploads: Uploads | None = None
+) -> AsyncGenerator[Mapping[str, object]]:
+    """Each event as a document; with `uploads`, what is large in it is left there."""
     decoders = {name: _DECODER(errors="replace") for name in ("stdout", "stderr")}
     async for event in events:
+        if uploads is not None and (left := await pieces.shown(event, uploads)) is not None:
+            yield left
+            continue
         document = event.model_dump(mode="json")
         if isinstance(event, Output):
             # A character may be split between two of them: it comes with the second.
             document["text"] = decoders[event.stream].decode(event.data)
         yield document
+
+
+async def answered(result: Result[Any], uploads: Uploads | None) -> Response:
+    """A result; with `uploads`, what is large in it is left there."""
+    if uploads is not None and (answer := pieces.answer_in(result.value)) is not None:
+        document = result.model_dump(mode="json", exclude={"value"})
+        document["value"] = await pieces.left(answer, uploads)
+        return Response(write(document), media_type="application/json")
+    return Response(result.model_dump_json(), media_type="application/json")
+
+
+def lacking_uploads(digests: Sequence[str]) -> Response:
+    """What was named is not here: it is to be sent, and the same to be asked again."""
+    detail = "some of the uploads that are named are not here: send them, and ask again"
+    return problem(409, detail, code="uploads-missing", more={"missing": list(digests)})
 
 
 def failed(exc: SaggarError) -> Mapping[str, object]:

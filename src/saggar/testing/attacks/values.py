@@ -5,6 +5,7 @@ import os
 import struct
 from typing import Any
 
+from saggar.model.codec import Answer
 from saggar.model.quantity import MiB
 from saggar.model.result import Result, Status
 from saggar.testing.attacks.attack import Facts, everywhere
@@ -126,6 +127,30 @@ def cheap(result: Result[Any], facts: Facts) -> str | None:
 
 
 CHEAP = every(SOUND, cheap)
+REFERENCES = "application/vnd.saggar.answer"
+
+
+def no_larger_than_sent(result: Result[Any], _: Facts) -> str | None:
+    """What is made of an answer's bytes is no more than came."""
+    if not isinstance(result.value, Answer):
+        return None if result.value is None else f"the host read an answer as {result.value!r:.40}"
+    try:
+        made = result.value.value()
+    except ValueError:
+        return None
+    size = sum(len(one) for one in made if isinstance(one, bytes))
+    return f"{size} bytes were made of {result.value.size}" if size > result.value.size else None
+
+
+@everywhere(every(ENDED, no_larger_than_sent, cheap), task=WANTED)
+def name_the_same_bytes_again_and_again() -> None:
+    """An answer whose every part is the same half megabyte."""
+    size, many = 500_000, 400
+    parts = [[[number], "bytes", 0, size] for number in range(many)]
+    said = json.dumps({"value": [None] * many, "parts": parts}).encode()
+    raw_value(struct.pack("<I", len(said)) + said + bytes(size), REFERENCES)
+
+
 FULL = 1_040_000
 """Bytes of a value just below the largest one that `LIMITS` let through."""
 

@@ -83,3 +83,16 @@ def test_where_the_kernel_has_none_nothing_is_tried(monkeypatch, tmp_path):
 
     assert NONE == Landlocked(tmp_path, ENGINE, "").refusal
     assert confinement(WarmKey("", ""))["landlock"] is None
+
+
+@pytest.mark.usefixtures("landlock_here")
+def test_only_with_gpus_their_devices_take_orders_and_threads_can_be_named():
+    def rules(**said):
+        return dict(Landlock(*confinement(WarmKey("", "", **said))["landlock"]).rules)
+
+    with_one, without = rules(gpu=1), rules()
+
+    assert with_one["/dev/nvidia0"] & landlock.IOCTL_DEV
+    assert not with_one["/dev/null"] & landlock.IOCTL_DEV
+    assert with_one["/proc"] & WRITE_FILE
+    assert not {"/proc", "/dev/nvidia0", "/dev/nvidiactl"} & without.keys()

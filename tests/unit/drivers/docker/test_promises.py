@@ -1,7 +1,8 @@
 import pytest
 
 from saggar.drivers.docker.engine import SEEN
-from saggar.drivers.docker.promises import facts, promises
+from saggar.drivers.docker.promises import facts, promises, without_gpu
+from saggar.drivers.gpu import look
 from saggar.errors import DriverUnavailable
 from saggar.model.limits import LIMIT_NAMES
 from saggar.model.policy import Policy, Rung
@@ -68,3 +69,22 @@ def test_where_its_processes_have_no_number_here_nobody_looks_at_their_processor
     assert not found.limits["cpu"].enforced
     with pytest.raises(DriverUnavailable, match=r"cannot enforce cpu here: .*pid namespace"):
         found.admit(Policy(isolation=Rung.CONTAINER))
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"Runtimes": {"runc": {}, "nvidia": {"path": "nvidia-container-runtime"}}},
+        {"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]},
+    ],
+)
+def test_an_engine_that_names_gpus_may_give_some(about):
+    assert not without_gpu(about)
+
+
+def test_an_engine_without_any_on_a_machine_without_any_is_asked_for_none():
+    if look().nodes:
+        pytest.skip("this machine has a GPU")
+
+    assert "nvidia-container-toolkit" in without_gpu({"Runtimes": {"runc": {}}})
+    assert facts({})["gpu"].startswith("none: there is no /dev/nvidiactl")

@@ -132,3 +132,10 @@ def test_what_steers_an_interpreter_is_not_for_pid_1_but_for_the_program():
         *found.container("/run/x")["Env"]
     }
     assert said.items() <= found.environment().items()
+
+
+def test_gpus_are_asked_of_the_engine_to_compute_and_only_where_the_policy_has_some():
+    assert [
+        {"Driver": "nvidia", "Count": 2, "Capabilities": [["gpu", "compute", "utility"]]}
+    ] == host(key=WarmKey("", "", gpu=2))["DeviceRequests"]
+    assert "DeviceRequests" not in host()

@@ -432,3 +432,25 @@ async def test_cgroups_are_kept_for_the_next_run_until_it_is_closed(driver):
     driver.close()
 
     assert [False] * len(folders) == [*map(os.path.isdir, folders)]
+
+
+async def test_what_was_used_is_known_when_nothing_is_left_of_what_counted_it(driver):
+    """Its first process may be killed for memory before anybody looks; its cgroup goes at once."""
+    if not (await driver.probe()).facts["cgroups"].startswith("cgroup"):
+        missing("no control group can be written")
+    async with driver.nursery(KEY, JAIL, ()) as nursery:
+        process, other = await nursery.park(), await nursery.park()
+        before = process.first_read()
+        process._cgroup._sound = False  # as one with memory that a dead process has sent away
+        signal.pidfd_send_signal(process._handles.init, signal.SIGKILL)
+        with anyio.fail_after(30):
+            await process.wait()
+        gone = not any(map(os.path.isdir, process._cgroup.folders))
+        after, looked = process.first_read(), process.read()
+        process.release()
+        other.release()
+
+    assert gone
+    assert (before.cpu or 0) <= (after.cpu or 0)
+    assert after.memory is not None
+    assert 0 == looked.processes

@@ -9,6 +9,7 @@ from tests.unit.child import in_child
 
 from saggar.boundary import syscalls as sys_
 from saggar.boundary.wallplan import INNER_UID, Entry, WallPlan
+from saggar.drivers.gpu import Passage
 from saggar.drivers.interpreter import Interpreter, find
 from saggar.drivers.jail import landlock, seccomp
 from saggar.drivers.jail.plan import (
@@ -373,3 +374,64 @@ def test_every_rung_and_this_interpreter_make_a_plan():
         plan = compiled(find(None), rung=rung.value)
 
         assert plan.argv[0].endswith(os.path.basename(find(None).executable))
+
+
+NO_GPU = compiled()
+PASSAGE = Passage(
+    cards=(),
+    devices=("/dev/nvidia0", "/dev/nvidiactl"),
+    libraries=(("/opt/nvidia/lib/libcuda.so.1", "/usr/lib/libcuda.so.550"),),
+    folders=("/sys/module/nvidia",),
+    links=(("/opt/nvidia/lib/libcuda.so", "libcuda.so.1"),),
+)
+
+
+def with_gpu(**options):
+    ground = Ground("jail", "/sys", IDS, memory_enforced=True, entrances=3, gpu=PASSAGE)
+    return compile_plan(key(gpu=1, **options), Limits(), (), USR, ground)
+
+
+def test_a_gpu_is_its_devices_the_drivers_libraries_and_what_tells_of_it():
+    assert {
+        Entry("device", "/dev/nvidia0", "/dev/nvidia0"),
+        Entry("device", "/dev/nvidiactl", "/dev/nvidiactl"),
+        Entry("bind", "/opt/nvidia/lib/libcuda.so.1", "/usr/lib/libcuda.so.550"),
+        Entry("bind", "/sys/module/nvidia", "/sys/module/nvidia"),
+        Entry("link", "/opt/nvidia/lib/libcuda.so", "libcuda.so.1"),
+    } == {*with_gpu().entries} - {*NO_GPU.entries}
+
+
+def test_a_programs_linker_finds_the_drivers_libraries_and_those_of_layers_before_them():
+    layer = Layer(path="/cache/x", target="/opt/x", search=(("LD_LIBRARY_PATH", ("lib",)),))
+    ground = Ground("jail", "/sys", IDS, memory_enforced=True, entrances=3, gpu=PASSAGE)
+    plan = compile_plan(key(gpu=1), Limits(), (layer,), USR, ground)
+
+    assert "/opt/nvidia/lib" == dict(with_gpu().environment)["LD_LIBRARY_PATH"]
+    assert "/opt/x/lib:/opt/nvidia/lib" == dict(plan.environment)["LD_LIBRARY_PATH"]
+    assert "LD_LIBRARY_PATH" not in dict(NO_GPU.environment)
+
+
+def test_without_namespaces_a_gpu_is_found_and_read_where_it_is_on_the_host():
+    ground = Ground("landlock", "/sys", IDS, memory_enforced=True, entrances=3, gpu=PASSAGE)
+    plan = compile_plan(key(gpu=1), Limits(), (), USR, ground)
+
+    assert "/usr/lib" == dict(plan.environment)["LD_LIBRARY_PATH"]
+    if plan.landlock is not None:
+        found = set(dict(plan.landlock.rules))
+        assert {"/usr/lib/libcuda.so.550", "/sys/module/nvidia", "/proc"} <= found
+        assert {*PASSAGE.devices} <= found
+
+
+def test_only_with_a_gpu_threads_are_named_and_devices_take_orders():
+    if with_gpu().landlock is None:
+        pytest.skip("this kernel has no Landlock")
+    rules, plain = dict(with_gpu().landlock.rules), dict(NO_GPU.landlock.rules)
+    orders = landlock.IOCTL_DEV if landlock.abi() >= 5 else 0
+
+    assert with_gpu().names_threads
+    assert not NO_GPU.names_threads
+    assert {"/proc", *PASSAGE.devices} == rules.keys() - plain.keys()
+    assert orders == rules["/dev/nvidia0"] & landlock.IOCTL_DEV
+    assert not rules["/dev/null"] & landlock.IOCTL_DEV
+    assert rules["/proc"] & landlock.WRITE_FILE
+    assert not rules["/proc"] & (landlock.MAKE_REG | landlock.IOCTL_DEV)

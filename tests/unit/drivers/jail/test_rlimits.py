@@ -160,3 +160,12 @@ def test_a_deep_recursion_may_ask_for_a_larger_stack():
     soft, hard = found(Limits(memory="256MiB"))[resource.RLIMIT_STACK]
 
     assert (8 * MIB, 256 * MIB) == (soft, hard)
+
+
+def test_a_gpus_driver_takes_address_space_as_it_needs():
+    def kinds(**said):
+        found = rlimits(Limits(), memory_enforced=False, processes_enforced=True, **said)
+        return {one[0] for one in found}
+
+    assert {numbers.AS} == kinds() - kinds(gpu=True)
+    assert numbers.DATA in kinds(gpu=True)
