@@ -6,9 +6,9 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 # Most wait more than they compute: several files at once.
 BESIDE  := tests/unit tests/integration
-# These count descriptors, fill disks, take the machine's last process, sit at terminals, or keep what
-# others would drop: one after the other.
-APART   := tests/unit/drivers tests/integration/test_cli_sessions.py tests/integration/test_runpod.py
+# These count descriptors, fill disks, take the machine's last process, or sit at terminals: one after
+# the other.
+APART   := tests/unit/drivers tests/integration/test_cli_sessions.py
 ALONE   := $(APART) tests/conformance tests/escape tests/chaos tests/containers tests/test_code_folder.py
 # An exception on its way to one thread makes Python 3.11 spin in all others that are traced.
 UNTRACED := tests/unit/functions tests/integration/test_executors.py

@@ -54,6 +54,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         require(*marker.args)
     if item.get_closest_marker("root") and os.geteuid() != 0:
         missing("needs uid 0")
+    if item.get_closest_marker("gpu"):
+        from saggar.drivers import gpu
+
+        if reason := gpu.lacking(gpu.look(), 1):
+            pytest.skip(f"no GPU can be passed: {reason}")
 
 
 @pytest.fixture

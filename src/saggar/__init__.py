@@ -40,6 +40,7 @@ _HOMES = {
     "SaggarError": "saggar.errors",
     "SandboxBroken": "saggar.errors",
     "SandboxExecutor": "saggar.functions.sandbox",
+    "ServerUnavailable": "saggar.errors",
     "Settings": "saggar.config",
     "Status": "saggar.model.result",
     "Task": "saggar.model.task",
@@ -56,6 +57,8 @@ _HOMES = {
 _DOCUMENTED = {
     "BakedExecutor": "saggar.compat.runpod_baked",
     "CodeTools": "saggar.functions.codetools",
+    "GpuGroup": "saggar.functions.resources",
+    "LiveServerless": "saggar.functions.resources",
     "is_baked_mode_enabled": "saggar.functions.baked",
 }
 
@@ -87,6 +90,7 @@ __all__ = [
     "SaggarError",
     "SandboxBroken",
     "SandboxExecutor",
+    "ServerUnavailable",
     "Settings",
     "Status",
     "Task",
@@ -113,6 +117,7 @@ if TYPE_CHECKING:
         PrepareFailed,
         SaggarError,
         SandboxBroken,
+        ServerUnavailable,
         UsageError,
     )
     from saggar.functions.baked import is_baked_mode_enabled as is_baked_mode_enabled
@@ -123,6 +128,8 @@ if TYPE_CHECKING:
     from saggar.functions.executor import Executor
     from saggar.functions.local import LocalExecutor
     from saggar.functions.remote import remote
+    from saggar.functions.resources import GpuGroup as GpuGroup
+    from saggar.functions.resources import LiveServerless as LiveServerless
     from saggar.functions.sandbox import SandboxExecutor
     from saggar.jobs.submission import submit
     from saggar.model.environment import Environment, Mount

@@ -28,6 +28,8 @@ NOT_OURS: Final = frozenset(
     f"{PREFIX}{name}" for name in ("CONFORMANCE", "ESCAPE_SECRET", "LEFT", "SCENE")
 )
 """Names that the suites in `saggar.testing` give to the programs they run; they set nothing."""
+SECRET: Final = f"{PREFIX}SECRET_"
+"""What begins so is no setting, but the value of a secret of the operator's."""
 MOST_WARM: Final = 1024
 
 
@@ -137,6 +139,15 @@ class Settings(Value):
     Models that are fetched with HF_TOKEN where there is a ceiling, "org/*" for all of one; without
     a ceiling all are.
     """
+    secrets: tuple[str, ...] = ()
+    """
+    Secrets of the operator's, SAGGAR_SECRET_<NAME>, that a task may name where there is a ceiling,
+    "TEAM_*" for all that begin so; without a ceiling all are.
+    """
+    server_key: str | None = Field(default=None, repr=False, min_length=1)
+    """What we show to a server that a remote function names as its `where`."""
+    uploads_size: Bytes = 2 * GiB
+    """What the uploads and large answers of one tenant of `saggar serve` may take on disk."""
     runtime_dir: _Folder | None = None
     """Where sockets, locks and leases of this boot are kept. None: a folder of the user's."""
     state_dir: _Folder | None = None
@@ -151,6 +162,8 @@ class Settings(Value):
     """What CodeTools runs in: "host" (the packages beside us), "bare", or requirements."""
     retry_on: Annotated[str, AfterValidator(_retried)] = ""
     """Failures of a program itself after which its job is tried again: "timeout,memory,oserror"."""
+    queues: tuple[str, ...] = ()
+    """Queues beside ours that callers of `saggar serve` may name."""
     quota: Quota = Quota.model_construct()
     """What one tenant may have in the queue."""
     tenants: Mapping[str, Quota] = {}
@@ -194,12 +207,20 @@ def load() -> Settings:
 
 
 def _production(settings: Settings) -> Settings:
-    """The settings of baked mode: a ceiling that accepts names only, whatever else it allows."""
+    """Those of baked mode, where it is on."""
     tetra = os.environ.get("TETRA_BAKED_MODE", "").strip().lower()
     if not settings.baked_strict or (not settings.accept and tetra not in {"true", "1", "yes"}):
         return settings
-    ceiling = (settings.ceiling or Policy()).replace(accept=frozenset({CodeKind.NAMED}))
-    return settings.replace(ceiling=ceiling)
+    return names_only(settings)
+
+
+def names_only(settings: Settings) -> Settings:
+    """The settings of baked mode: a ceiling that accepts names only, whatever else it allows."""
+    names = frozenset({CodeKind.NAMED})
+    if settings.ceiling is not None:
+        return settings.replace(ceiling=settings.ceiling.replace(accept=names))
+    # Who names models and secrets then is whoever baked: what is his needs no list of his.
+    return settings.replace(ceiling=Policy(accept=names), models=("*",), secrets=("*",))
 
 
 def load_plain() -> Settings:
@@ -209,6 +230,8 @@ def load_plain() -> Settings:
         return Settings()
     known = dict(_variables(Settings, PREFIX))
     for name in sorted(said.keys() - known.keys() - NOT_OURS):
+        if name.startswith(SECRET):
+            continue
         raise UsageError(_unknown(said[name], known))
     from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -269,6 +292,11 @@ def _respelled(complaint: str, said: dict[str, str]) -> str:
         return f"{PREFIX}{'__'.join(path)}: ".upper() + inside
 
     return re.sub(r"\bsettings\.([a-z0-9_.]+): ", variable, complaint)
+
+
+def operators_secret(name: str) -> str | None:
+    """The value that the operator keeps under this name, if there is one."""
+    return os.environ.get(SECRET + name)
 
 
 def cache_dir(settings: Settings | None = None) -> Path:

@@ -105,13 +105,27 @@ class PrepareFailed(PlatformError):
     def __init__(self, message: str | None = None, log: str = "") -> None:
         super().__init__(message)
         self.log = log
-        """What the installer printed."""
+        """What the installer printed; Python shows its end below the message."""
+        if log.strip():
+            self.add_note(f"the installer said:\n{log.strip()[-4000:]}")
 
 
 class QueueUnavailable(PlatformError):
     """the queue does not answer"""
 
     code = "queue-unavailable"
+
+
+class BlobsUnavailable(QueueUnavailable):
+    """what is large can be neither kept nor found"""
+
+    code = "blobs-unavailable"
+
+
+class ServerUnavailable(PlatformError):
+    """the server does not answer"""
+
+    code = "server-unavailable"
 
 
 class Overloaded(PlatformError):

@@ -34,14 +34,15 @@ def main(words: Sequence[str]) -> int:
     if not options.app:
         raise UsageError("wanted an application: saggar bake APP -o FOLDER")
 
-    import anyio
+    from functools import partial
 
+    from saggar.cli.progress import until_ended
     from saggar.functions import bake
 
     app, output = Path(options.app), Path(options.output)
     found, beside = bake.collect(app, options.package)
     bake.write(app, output, found, beside)
-    locks = anyio.run(built, [one.environment for one in found])
+    locks = until_ended(partial(built, [one.environment for one in found]))
     registry = bake.register(output, found, locks, base=options.base)
     for name, entry in registry.items():
         say(f"{entry['type']:<8} {name}  {entry['module']}\n")
@@ -99,8 +100,9 @@ async def built(environments: "Sequence[Environment]") -> dict[str, str]:
 
 def prepare(folder: Path) -> int:
     """Build what a baked folder needs, from its registry."""
-    import anyio
+    from functools import partial
 
+    from saggar.cli.progress import until_ended
     from saggar.config import load_plain
     from saggar.functions.manifest import Registry
     from saggar.platform import Platform
@@ -110,7 +112,7 @@ def prepare(folder: Path) -> int:
             for entry in registry.entries.values():
                 await platform.prepare(entry.environment, progress=tell, offline=False)
 
-    anyio.run(all_of, Registry.load(folder / "registry.json"))
+    until_ended(partial(all_of, Registry.load(folder / "registry.json")))
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from saggar.cli.arguments import Parser
 from saggar.cli.main import say
-from saggar.cli.progress import progress
+from saggar.cli.progress import progress, until_ended
 from saggar.errors import NotFound, UsageError
 from saggar.model.environment import Environment
 from saggar.model.quantity import format_bytes, parse_bytes, parse_seconds
@@ -135,8 +135,6 @@ def prepare(words: Sequence[str]) -> str:
 
 
 def _prepared(environment: Environment, tell: Any) -> "Sequence[Layer]":
-    import anyio
-
     from saggar.config import load
     from saggar.platform import Platform
 
@@ -144,7 +142,7 @@ def _prepared(environment: Environment, tell: Any) -> "Sequence[Layer]":
         async with Platform(load()) as platform:
             return await platform.prepare(environment, progress=tell)
 
-    return anyio.run(built)
+    return until_ended(built)
 
 
 def _named(digests: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ examples:
   sort words.txt | saggar run -c 'print(input())' --stdin
   saggar run plot.py --package 'numpy==2.*' --network loopback -- its own --arguments
   saggar run stats.py --entry describe --entry-input '[1, 2, 3]'
+  DB_URL=postgres://... saggar run rows.py --secret DB_URL --network host
 
 The program's stdout and stderr are passed on as they come; one line on stderr says how it ended.
 Exit code: the program's own; 124 timeout; 137 killed, or its limit of memory or output met; 2 a
@@ -42,6 +43,7 @@ def parser() -> Parser:
     made.usage = "saggar run (FILE | -c CODE | -) [OPTION...] [-- ARGUMENT...]"
     made.elsewhere = "the program's own arguments go after --"
     program(made)
+    secrets(made)
     surroundings(made)
     answer(made)
     return made
@@ -61,6 +63,7 @@ def bounds(made: Parser) -> None:
 
 def program(made: Parser) -> None:
     """What runs."""
+    made.set_defaults(command=made.prog)
     group = made.add_argument_group("the program")
     group.add_argument("file", nargs="?", metavar="FILE", help="its file; - reads it from stdin")
     group.add_argument("-c", dest="code", metavar="CODE", help="its text")
@@ -72,6 +75,18 @@ def program(made: Parser) -> None:
     group.add_argument("--entry", metavar="NAME", help="call this function of it")
     group.add_argument("--entry-input", metavar="JSON", help="with this, as its one argument")
     group.add_argument("--stdin", action="store_true", help="pass our stdin on (else it is empty)")
+
+
+def secrets(made: Parser, place: str = "here, or SAGGAR_SECRET_NAME") -> None:
+    """Variables whose values stand in no task; where they are is not the same for everybody."""
+    group = made.add_argument_group("its secrets")
+    group.add_argument(
+        "--secret",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a variable that is written nowhere; its value is that of NAME " + place,
+    )
 
 
 def _finds(made: Parser) -> None:
@@ -133,6 +148,7 @@ def _walls(made: Parser) -> None:
         default=[],
         help="run even where this limit cannot be enforced",
     )
+    group.add_argument("--gpu", metavar="N", help="how many GPUs it sees (0)")
     group.add_argument("--driver", metavar="NAME", help="who builds the walls; see saggar doctor")
 
 

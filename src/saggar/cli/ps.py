@@ -132,7 +132,7 @@ def cells(row: Mapping[str, Any], now: float) -> tuple[str, ...]:
         "-" if memory is None else format_bytes(memory),
         "-" if cpu is None else f"{cpu:.2f}s",
         _or_dash(row.get("processes")),
-        " ".join(filter(None, (row["driver"], row["owner"] and f"({_plain(row['owner'])})"))),
+        " ".join(filter(None, (row["driver"], row["owner"] and f"({plain(row['owner'])})"))),
         str(row["pid"]),
     )
 
@@ -168,6 +168,11 @@ def _or_dash(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Whatever it is, it does not move the cursor."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def plain_json(text: str) -> str:
+    """The same of JSON, which says what is not shown in another way."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from saggar.cli import inputs
-from saggar.errors import InvalidTask, UsageError
+from saggar.errors import InvalidTask, NotFound, UsageError
 from saggar.model.codec import JSON, Payload
 from saggar.model.environment import Environment
 from saggar.model.limits import LIMIT_NAMES, Limits
 from saggar.model.policy import Policy
 from saggar.model.program import LANGUAGES, Inline, Program
+from saggar.model.secrets import Secrets
 from saggar.model.task import LARGEST_TASK, Task
 
 OPTIONS = {
@@ -23,6 +24,7 @@ OPTIONS = {
     "collect": "output",
     "files": "input",
     "args": "the program's arguments",
+    "secrets": "secret",
 }
 """Where an option is not called as its field is."""
 FIELD = re.compile(r"\b(limits|policy|environment|program|task|file|inline)((?:\.\w+)+): ")
@@ -46,6 +48,7 @@ def request(
             input=payload(options),
             args=tuple(arguments),
             env=variables(options.env),
+            secrets=tuple(vars(options).get("secret", ())),
             files=inputs.gather(options.input),
             collect=tuple(options.output),
             stdin=read_stdin() if options.stdin else b"",
@@ -57,6 +60,7 @@ def request(
 
 def check(options: Namespace) -> None:
     """Options that cannot be said together, each with the way out."""
+    command = vars(options).get("command", "saggar run")
     if options.code is not None and options.file is not None:
         raise UsageError(
             f"both -c and {options.file!r} are programs; the program's own arguments go after --"
@@ -64,17 +68,24 @@ def check(options: Namespace) -> None:
     if options.code is None and options.file is None:
         raise UsageError(
             "no program; put FILE or -c CODE first, before --input and --output:"
-            " saggar run analyse.py --input data.csv"
+            f" {command} analyse.py --input data.csv"
         )
     if options.language == "command":
         raise UsageError(
-            "a command is run from Python, with saggar.run(saggar.Command(argv=(...,)));"
+            "a command is run from Python, with"
+            f" {command.replace(' ', '.')}(saggar.Command(argv=(...,)));"
             " or from a program, with subprocess"
         )
     if options.stdin and options.file == "-":
         raise UsageError("stdin cannot be the program and its input; name a FILE, or use -c CODE")
     if options.entry_input is not None and options.entry is None:
         raise UsageError("--entry-input needs --entry NAME, the function to call with it")
+    if given := [name for name in vars(options).get("secret", ()) if "=" in name]:
+        name = given[0].partition("=")[0]
+        raise UsageError(
+            f"--secret: wanted a name such as {name!r:.60}, found a value behind it; everybody here"
+            " sees a command line, so set the variable"
+        )
     if options.value and options.entry is not None:
         raise UsageError("--value and --entry exclude each other; an entry's answer is the value")
 
@@ -159,6 +170,25 @@ def variables(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def secrets(names: Sequence[str]) -> Secrets:
+    """
+    The values of --secret, from our own environment.
+
+    Raises:
+        NotFound: One of them is not set.
+    """
+    from saggar.config import SECRET, operators_secret
+
+    found = {}
+    for name in names:
+        value = operators_secret(name)
+        value = os.environ.get(name) if value is None else value
+        if value is None:
+            raise NotFound(f"--secret: neither {name} nor {SECRET}{name} is set here")
+        found[name] = value
+    return Secrets(found)
+
+
 def environment(options: Namespace) -> Environment:
     """Packages, preloads, the interpreter."""
     return Environment(
@@ -193,6 +223,7 @@ def policy(options: Namespace, environment: Environment) -> Policy:
         "limits": limits(options),
         "network": options.network,
         "isolation": options.isolation,
+        "gpu": options.gpu,
         "best_effort": [name.replace("-", "_") for name in options.best_effort],
         "host_packages": environment.host_packages,
         "images": [environment.image] if environment.image else [],
@@ -248,7 +279,7 @@ def _respelled(found: re.Match[str]) -> str:
         return "-c: "
     # Of a path such as limits.wall or program.environment.packages.0 the last name counts.
     name = next((part for part in reversed(path) if not part.isdecimal()), room)
-    if room == "task" and path[0] in ("env", "args"):
+    if room == "task" and path[0] in ("env", "args", "secrets"):
         name = path[0]
     if room == "limits" or name not in LIMIT_NAMES:
         name = option_of(name)

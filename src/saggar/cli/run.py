@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from saggar.model.event import Displayed, Finished, Output
     from saggar.model.policy import Policy
     from saggar.model.result import Outcome
+    from saggar.model.secrets import Secrets
     from saggar.model.task import Task
-    from saggar.platform import Platform
+    from saggar.platform import Platform, RunOptions
 
 
 def main(words: Sequence[str]) -> int:
@@ -36,12 +37,13 @@ def main(words: Sequence[str]) -> int:
         import anyio
 
         import saggar.platform  # noqa: F401  (used below; loaded here, where it costs least)
-        from saggar.cli.request import driver, request
+        from saggar.cli.request import driver, request, secrets
         from saggar.config import load
 
     settings = load()
     task, policy = request(options, theirs, settings.ceiling)
     run = Run(task, policy, settings, driver(options), as_json=options.json, quiet=options.quiet)
+    run.secrets = secrets(task.secrets)
     return anyio.run(run.to_its_end)
 
 
@@ -66,6 +68,8 @@ class Run:
     driver: str | None = None
     as_json: bool = False
     quiet: bool = False
+    secrets: "Secrets | None" = None
+    """The values of those that the task names."""
     stopped_by: list[int] = field(default_factory=list)
     """Signals that asked us to stop."""
 
@@ -129,7 +133,11 @@ class Run:
         return self.conclude(finished)
 
     def _events(self, platform: "Platform") -> Any:
-        return platform.events(self.task, policy=self.policy, driver=self.driver)
+        return platform.events(self.task, **self._options())
+
+    def _options(self) -> "RunOptions":
+        said: RunOptions = {"policy": self.policy, "driver": self.driver}
+        return said if self.secrets is None else {**said, "secrets": self.secrets}
 
     async def _pass_on(self, event: "Output | Displayed | Finished | Any") -> "Finished | None":
         """Show one event; the last one is handed back."""
@@ -152,7 +160,7 @@ class Run:
         from saggar.cli.ending import exit_code, verdict
         from saggar.cli.stream import STDOUT, pour
 
-        result = await platform.run(self.task, policy=self.policy, driver=self.driver)
+        result = await platform.run(self.task, **self._options())
         try:
             await pour(STDOUT, result.model_dump_json().encode() + b"\n")
         except BrokenPipeError:

@@ -22,17 +22,29 @@ examples:
 
 What requests may touch is said by variables: EXECUTION_TIMEOUT (10min), EXECUTION_MEMORY (2GiB),
 EXECUTION_CPUS, EXECUTION_PROCESSES, EXECUTION_NETWORK (none), EXECUTION_ISOLATION (jail),
-EXECUTION_BEST_EFFORT, EXECUTION_HOST_PACKAGES. TETRA_BAKED_MODE=true accepts baked names only.
+EXECUTION_BEST_EFFORT, EXECUTION_GPU, EXECUTION_HOST_PACKAGES. TETRA_BAKED_MODE=true accepts
+baked names only.
 """
-HOST, PORT = "localhost", 8000
+HOST, PORT, AT_ONCE = "localhost", 8000, 4
+LYING_THERE = "test_input.json"
+"""What the SDK does where nothing else is said."""
 
 
 def main(words: Sequence[str]) -> int:
     """One event, or a server until SIGTERM."""
     options = parser().read(words)
     said: str = options.test_input or os.environ.get("RUNPOD_TEST_INPUT", "")
+    if not said and os.path.exists(LYING_THERE):
+        said = f"@{LYING_THERE}"
     if not said and not options.rp_serve_api:
-        raise UsageError("wanted --test_input EVENT or --rp_serve_api; see saggar runpod --help")
+        raise UsageError(
+            f"wanted --test_input EVENT, a file {LYING_THERE} or --rp_serve_api;"
+            " see saggar runpod --help"
+        )
+    if options.rp_api_concurrency < 1:
+        raise UsageError(f"--rp_api_concurrency: wanted 1 or more: {options.rp_api_concurrency}")
+    if options.rp_log_level:
+        os.environ["LOG_LEVEL"] = options.rp_log_level
     if options.rp_serve_api:
         from saggar.server import require
 
@@ -48,7 +60,7 @@ def main(words: Sequence[str]) -> int:
     if options.rp_serve_api:
         from saggar.compat.runpod_api import serve
 
-        serve(worker, options.rp_api_host, options.rp_api_port)
+        serve(worker, options.rp_api_host, options.rp_api_port, options.rp_api_concurrency)
         return 0
     found = asyncio.run(worker.handle(event(said)))
     say(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
@@ -71,6 +83,14 @@ def parser() -> Parser:
     made.add_argument(
         "--rp_api_port", default=PORT, type=int, metavar="N", help=f"at which port ({PORT})"
     )
+    made.add_argument(
+        "--rp_api_concurrency",
+        default=AT_ONCE,
+        type=int,
+        metavar="N",
+        help=f"events that are done at once ({AT_ONCE})",
+    )
+    made.add_argument("--rp_log_level", metavar="LEVEL", help="ERROR, WARN, INFO or DEBUG")
     return made
 
 
