@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
-from saggar.cli.bench.ours import WARM_UP, judged
+from saggar.cli.bench.ours import PACE, WARM_UP, judged
 from saggar.cli.bench.programs import PRINT
 from saggar.cli.bench.row import Effort, Row, median, timed
 from saggar.errors import PlatformError
@@ -85,11 +85,16 @@ def calls(effort: Effort) -> list[Row]:
         if turn >= WARM_UP:
             called.append(once)
             plain.append(beside)
+    clocked = []
+    for _ in range(effort.paced // 4):
+        sleep(1 / PACE)
+        clocked.append(_timed(lambda: function(1, {"y": 2}), 3))
     first = timed("remote function, small JSON, fresh jail, warm", "f(1, {'y': 2})", called)
     added = (median(called) - median(plain)) * 1e3
     return [
         replace(judged(first, within=2e-3), note=f"{added:+.2f} ms over the row below"),
         timed("the same moments: a plain run, synchronous", 'saggar.run("print(1)")', plain),
+        timed(f"the remote function on a clock, {PACE:g} a second", "f(1, {'y': 2})", clocked),
     ]
 
 
