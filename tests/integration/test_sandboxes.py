@@ -562,7 +562,7 @@ async def test_descriptors_are_given_back(platform: Platform):
             with pytest.raises(NotFound):
                 await sandbox.files.read("nosuch")
 
-        assert before == count()
+        assert before >= count()  # others may have closed theirs meanwhile
 
 
 async def test_as_few_open_files_as_may_be_are_enough(platform: Platform):

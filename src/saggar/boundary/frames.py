@@ -20,13 +20,21 @@ KINDS = frozenset(range(READY, CLEARED + 1))
 """
 The kinds a guest may send. STANDING: an interpreter that nobody forked has started. READY: it has
 taken its order, and what follows is the program's. TOLD: what became of a process that a live
-sandbox was asked to start. Of a session only: TEXT that Python wrote; WRITTEN, how many bytes lie
-in its pipes that were there before what follows, and when that was seen; CLEARED, what was shown is
-to go.
+sandbox was asked to start. Of a session only: TEXT that Python wrote; WRITTEN, the marks that
+were put into its pipes before what follows; CLEARED, what was shown is to go.
 """
 
 HEADER = struct.Struct("<BBxxII")
 MAX_HEAD = 1 << 20
+
+
+def mark(number: int) -> bytes:
+    """
+    What stands in a pipe where a frame was sent: no terminal shows it, and the host takes it out.
+
+    Of less than PIPE_BUF bytes, so that it is never in two parts.
+    """
+    return b"\x1b_saggar:%016x\x1b\\" % number
 
 
 class FrameError(ValueError):

@@ -6,11 +6,10 @@ word; how long it took, what it used, and whether it still lives, is seen from o
 """
 
 import os
+import re
 import secrets
 import selectors
 import socket
-import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from marshal import dumps
 from typing import Any, Self
@@ -35,6 +34,7 @@ SETTLING = 0.05
 PLENTY = 1 << 14
 """Bytes in the pipes that are taken at once: who writes them should not have to wait."""
 STREAMS = ("stdout", "stderr")
+MARKS = re.compile(re.escape(frames.mark(0)).replace(b"0" * 16, b"[0-9a-f]{16}"))
 Said = frames.Frame | Output
 
 
@@ -48,8 +48,6 @@ class Shell:
         self._channel = channel
         self._pipes = dict(zip(STREAMS, map(Pipe, outputs), strict=True))
         self._held = {name: bytearray() for name in STREAMS}
-        self._taken: deque[tuple[int, dict[str, int]]] = deque(maxlen=8)
-        """When the pipes were emptied although nobody had spoken of them, and of how much."""
         self._decoder = frames.Decoder(largest(sandbox))
         self._unsent = memoryview(b"")
         self._wanted = selectors.EVENT_READ
@@ -151,10 +149,12 @@ class Shell:
         """
         Everything that is there now, in order.
 
-        What lies in a pipe is left there for a moment: the next frame says how much of it was there
+        What lies in a pipe is left there for a moment: the next frame says what of it was there
         before. Only what nobody speaks of is taken by itself, and what would fill the pipe.
         """
         self._write()
+        # Before the frames: what is written later may belong behind one that is not read here.
+        lying = {name: pipe.lying() for name, pipe in self._pipes.items()}
         spoken = False
         for said in self._frames():
             spoken = True
@@ -162,12 +162,9 @@ class Shell:
         waited, self._lying = self._lying, False
         if spoken:
             return
-        lying = sum(pipe.lying() for pipe in self._pipes.values())
-        if lying and not waited and lying < PLENTY:
+        if not waited and 0 < sum(lying.values()) < PLENTY:
             self._lying = True
-        elif self._fill():
-            sizes = {name: len(held) for name, held in self._held.items()}
-            self._taken.append((time.monotonic_ns(), sizes))
+        elif self._fill(lying):
             for name in STREAMS:
                 yield from self._give(name, len(self._held[name]))
 
@@ -205,36 +202,34 @@ class Shell:
         return data
 
     def _precede(self, frame: frames.Frame) -> Iterator[Said]:
-        """So many bytes of each pipe were written before what follows, and when that was seen."""
-        counts = words.json_list(frame.head)
-        gone = self._gone(counts[2] if len(counts) > 2 else None)
-        for name, lying in zip(STREAMS, counts, strict=False):
-            count = lying - gone[name] if isinstance(lying, int) else 0
-            if count > len(self._held[name]):
-                self._held[name] += self._pipes[name].read(min(count, PIECE)) or b""
-            if count > 0:
-                yield from self._give(name, count)
+        """What stands before these marks was written before what follows."""
+        for name, number in zip(STREAMS, words.json_list(frame.head), strict=False):
+            if isinstance(number, int) and 0 < number < 1 << 64:
+                yield from self._before(name, frames.mark(number))
 
-    def _gone(self, seen: object) -> dict[str, int]:
-        """What was taken from the pipes since it was counted inside."""
-        if not isinstance(seen, int):
-            return dict.fromkeys(STREAMS, 0)
-        while self._taken and self._taken[0][0] < seen:
-            self._taken.popleft()
-        return {name: sum(sizes[name] for _, sizes in self._taken) for name in STREAMS}
+    def _before(self, name: str, mark: bytes) -> Iterator[Said]:
+        held, pipe = self._held[name], self._pipes[name]
+        if mark not in held:
+            held += pipe.read(pipe.lying()) or b""
+        place = held.find(mark)
+        if place >= 0:
+            yield from self._give(name, place + len(mark))
+        elif len(held) > PIECE:  # it has been given already, or never was there
+            yield from self._give(name, len(held))
 
     def _give(self, name: str, count: int) -> Iterator[Said]:
         held = self._held[name]
-        if data := bytes(held[:count]):
-            del held[:count]
+        data = MARKS.sub(b"", bytes(held[:count]))
+        del held[:count]
+        if data:
             yield Output.model_construct(kind="output", stream=name, data=data)  # type: ignore[arg-type]
 
-    def _fill(self) -> bool:
-        """Hold what the pipes have; whether there is anything."""
+    def _fill(self, lying: Mapping[str, int]) -> bool:
+        """Hold so much of what the pipes have; whether there is anything."""
         for name, pipe in self._pipes.items():
-            if data := pipe.read():
-                self._held[name] += data
-            elif data is not None:
+            if lying[name]:
+                self._held[name] += pipe.read(lying[name]) or b""
+            elif pipe.ended:
                 self._unregister(pipe.fd)
         return any(self._held.values())
 

@@ -47,6 +47,13 @@ class Pipe:
             return 0  # a terminal whose last user is gone
         return count[0]
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing lies in it, and nobody is left to write."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return any(not events & select.POLLIN for _, events in poll.poll(0))
+
     def close(self) -> None:
         """Close it; may be called again."""
         if self.fd >= 0:

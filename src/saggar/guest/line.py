@@ -1,8 +1,8 @@
 """
 The line: an interpreter's side of its channel, from which an interrupt never breaks a frame.
 
-Beside the frames it tells the host how much lies in the pipes that was written before them, so that
-what C code and children print stands where it was printed, between what Python printed.
+Where something lies in the pipes when a frame is sent, it marks the place there, so that what C
+code and children print stands where it was printed, between what Python printed.
 """
 
 import _signal as signals  # type: ignore[import-not-found]  # no enum: it costs milliseconds
@@ -13,13 +13,11 @@ import json
 import marshal
 import os
 import select
-import struct
-import time
 
 from saggar.boundary import frames
 
 FIONREAD = 0x541B if os.uname().sysname == "Linux" else 0x4004667F
-COUNT = struct.Struct("i")
+NOTHING = bytes(4)
 PIECE = 1 << 17
 """Bytes of text in one frame; an interrupt comes between two of them."""
 
@@ -55,6 +53,8 @@ class Line:
         """The thread that is in the middle of a frame."""
         self._busy = self._pending = False
         self._kept = self._late = b""
+        self._marks = 0
+        self._marked: set[int] = set()
         self._state = IDLE
 
     @property
@@ -95,6 +95,7 @@ class Line:
         """The next thing the host asks. EOFError when it is gone."""
         self._waiting.poll()  # nothing is taken before we are known to have been asked
         self._state = ASKED
+        self._marked.clear()
         _, _, size, blob = frames.HEADER.unpack(self._read(frames.HEADER.size))
         head = marshal.loads(self._read(size))
         if head["late"]:
@@ -147,10 +148,8 @@ class Line:
             self._holder = thread
             try:
                 before, self._kept = self._kept, b""
-                if any(lying := self._lying()):
-                    # The host may empty them now, before it hears how much was there.
-                    lying.append(time.monotonic_ns())
-                    before = frames.pack(frames.WRITTEN, json.dumps(lying).encode()) + before
+                if any(marks := [self._mark(fd) for fd in (1, 2)]):
+                    before = frames.pack(frames.WRITTEN, json.dumps(marks).encode()) + before
                 self._write(before + said)
                 while self._late:
                     said, self._late = self._late, b""
@@ -163,17 +162,24 @@ class Line:
         while left:
             left = left[os.write(self._fd, left) :]
 
-    def _lying(self) -> list[int]:
-        """Bytes in the two pipes that the host has not read yet."""
-        return [self._count(fd) for fd in (1, 2)]
+    def _mark(self, fd: int) -> int:
+        """
+        Mark the place in a pipe, if something lies there that the host has not read yet.
 
-    def _count(self, fd: int) -> int:
+        And from then on with each frame of this request: to find a mark the host reads further, and
+        what it has read is to be seen no more.
+        """
         try:
             if os.fstat(fd).st_ino != self._pipes[fd]:
                 return 0  # the program has put something else there
-            return int(COUNT.unpack(fcntl.ioctl(fd, FIONREAD, b"\0\0\0\0"))[0])
+            if fd not in self._marked and not any(fcntl.ioctl(fd, FIONREAD, NOTHING)):
+                return 0
+            self._marked.add(fd)
+            self._marks += 1
+            os.write(fd, frames.mark(self._marks))
         except OSError:
             return 0  # or closed it
+        return self._marks
 
 
 class Raw(io.RawIOBase):

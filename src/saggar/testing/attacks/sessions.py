@@ -89,13 +89,14 @@ def answer_for_cells_to_come() -> None:
 
 @everywhere(GOES_ON, session=True, limits=BRIEF)
 def miscount_what_was_written() -> None:
-    """Say that more, less or nothing lies in the pipes."""
+    """Tell of marks in the pipes that are none, or stand there for nothing."""
     lies: tuple[object, ...] = ([10**30, 10**30], [-1, -(10**30)], ["x"], [True, None], {}, [[[]]])
     for counts in (*lies, [1] * 10_000):
         os.write(1, b"x" * 1000)
         say(frame(WRITTEN, counts))
-    for _ in range(1000):
-        say(frame(WRITTEN, [1 << 40, 1 << 40]))
+    for number in range(1000):
+        os.write(1, b"\x1b_saggar:%016x\x1b\\" % (number // 2))
+        say(frame(WRITTEN, [number, 1 << 40]))
 
 
 @everywhere(GOES_ON, session=True, limits=BRIEF)
