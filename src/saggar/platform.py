@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, aclosing, nullcon
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Required, Self, TypedDict, TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
@@ -87,6 +87,18 @@ class TaskOptions(TypedDict, total=False):
     packages: str | Iterable[str]
     environment: Environment | None
     want_value: bool
+
+
+class InstanceOptions(TypedDict, total=False):
+    """What can be said about an instance of a class beside its task; see `Platform.open_own`."""
+
+    name: Required[str]
+    driver: str | None
+    idle: float | None
+    max_age: float | None
+    owner: str
+    log: "Log | None"
+    secrets: Secrets
 
 
 class Where(TypedDict, total=False):
@@ -324,18 +336,8 @@ class Platform:
         here = _foreign(driver, environment) is None
         return opener, kernelspecs.found(language, await self._layers(environment), here=here)
 
-    async def open_instance(  # noqa: PLR0913 - what makes one
-        self,
-        task: Task,
-        *,
-        name: str,
-        policy: Policy,
-        driver: str | None = None,
-        idle: float | None = None,
-        max_age: float | None = None,
-        owner: str = "",
-        log: "Log | None" = None,
-        secrets: Secrets = NO_SECRETS,
+    async def open_instance(
+        self, task: Task, *, policy: Policy, **how: Unpack[InstanceOptions]
     ) -> "tuple[Instance | None, Result[Any]]":
         """
         Open an instance of a captured class: `task` is its constructor's call.
@@ -348,17 +350,7 @@ class Platform:
         """
         walls = self._policy(policy, None)
         self._admit_preload(task.program.environment)
-        return await self.open_own(
-            task,
-            name=name,
-            walls=walls,
-            driver=driver,
-            idle=idle,
-            max_age=max_age,
-            owner=owner,
-            log=log,
-            secrets=secrets,
-        )
+        return await self.open_own(task, walls=walls, **how)
 
     async def open_own(  # noqa: PLR0913 - what makes one
         self,

@@ -184,7 +184,9 @@ def secrets(names: Sequence[str]) -> Secrets:
         value = operators_secret(name)
         value = os.environ.get(name) if value is None else value
         if value is None:
-            raise NotFound(f"--secret: neither {name} nor {SECRET}{name} is set here")
+            raise NotFound(
+                f"--secret: neither {name} nor {SECRET}{name} is set here; set one of them"
+            )
         found[name] = value
     return Secrets(found)
 

@@ -65,6 +65,12 @@ class Started:
             self.ended.set()
             self._end.close()
 
+    async def within(self, patience: float) -> bool:
+        """Whether it is dead within so many seconds."""
+        with anyio.move_on_after(patience):
+            await self.ended.wait()
+        return self.exit is not None
+
     def forget(self) -> None:
         """Close what tells of the end."""
         self.end_told.close()

@@ -265,9 +265,7 @@ class Shell:
 
     async def ended(self, patience: float) -> bool:
         """Whether it is dead within so many seconds."""
-        with anyio.move_on_after(patience):
-            await self._started.ended.wait()
-        return self._started.exit is not None
+        return await self._started.within(patience)
 
     async def ask(
         self, do: str, text: str = "", *, patience: float = 10.0, **head: object

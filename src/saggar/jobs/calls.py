@@ -315,7 +315,7 @@ def _known(job_id: str, answer: bytes) -> str:
 
 def unknown(job_id: str) -> NotFound:
     """There never was such a job, or more than a day ago."""
-    return NotFound(f"there is no job {job_id!r:.80}")
+    return NotFound(f"there is no job {job_id!r:.80}; `saggar jobs ls` tells which there are")
 
 
 def forgotten(job_id: str) -> Expired:
